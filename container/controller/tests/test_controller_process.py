@@ -1,0 +1,381 @@
+"""The whole controller as a process over the script gateway: boot, supervision, stop, what leaks and what stays behind."""
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+from machine_under_test import HEADER, MODEL_TOKEN, TOKEN, Machine, alive, make_bundle, until
+
+
+def test_up_to_ready_and_down(machine):
+    machine.start()
+    state = machine.wait_for("ready")
+    assert state["machine_id"] == "mch_1"
+    assert state["reason"] is None
+    assert state["gateway"]["restarts"] == 0
+    record = json.loads((machine.root / "controller.json").read_text())
+    assert (record["pid"], record["port"]) == (machine.process.pid, machine.port)
+    assert record["gateway_pid"] == state["gateway"]["pid"]
+    assert record["started_at_ms"] > 0
+    for path in ("controller.json", "state/openclaw.json", "logs/gateway.log"):
+        assert stat.S_IMODE((machine.root / path).stat().st_mode) == 0o600
+    assert machine.stop() == 0
+    assert not alive(state["gateway"]["pid"])
+    assert not (machine.root / "controller.json").exists()
+
+
+def test_the_gateway_gets_a_minimal_environment_and_a_session_of_its_own(machine):
+    machine.start(environment={"FAKE_READY_AFTER": "0"})
+    state = machine.wait_for("ready")
+    seen = machine.seen()
+    secrets = (TOKEN, HEADER)
+    assert not any(secret in json.dumps([seen["argv"], seen["environ"]]) for secret in secrets)
+    assert [name for name, value in seen["environ"].items() if MODEL_TOKEN in value] == ["HATCHERY_LLM_KEY"]
+    assert MODEL_TOKEN not in json.dumps(seen["argv"])
+    assert not set(machine.tuning) & set(seen["environ"])
+    assert seen["environ"]["HOME"] == str(machine.root / "home")
+    assert seen["sid"] == state["gateway"]["pid"]
+    assert seen["cwd"] == str(machine.root / "workspace")
+
+
+def test_nothing_secret_on_our_own_command_line_or_in_our_environment(machine):
+    machine.start()
+    machine.wait_for("ready")
+    for name in ("cmdline", "environ"):
+        text = Path(f"/proc/{machine.process.pid}/{name}").read_text()
+        assert not any(secret in text for secret in (TOKEN, MODEL_TOKEN, HEADER))
+
+
+def test_logs_are_redacted_in_memory_and_on_disk(machine, tmp_path):
+    (tmp_path / "say").write_text(f"leak {TOKEN} Bearer abcdefgh users-own-secret")
+    machine.start(environment={"FAKE_CAT": str(tmp_path / "say"), "USERS_OWN": "users-own-secret"})
+    machine.wait_for("ready")
+    status, text = machine.call("GET", "/v1/logs?lines=100")
+    assert status == 200
+    for place in (text, (machine.root / "logs/gateway.log").read_text()):
+        assert "leak [redacted] Bearer [redacted] [redacted]" in place
+        assert "header is [redacted] key [redacted]" in place
+    assert len(machine.call("GET", "/v1/logs?lines=1")[1].splitlines()) == 1
+
+
+def test_the_log_file_is_bounded(machine):
+    machine.start(
+        environment={"FAKE_SAY": "\n".join(f"line {n} " + "." * 200 for n in range(400))}, tuning={"LOG_BYTES": "8192"}
+    )
+    machine.wait_for("ready")
+    sizes = {path.name: path.stat().st_size for path in (machine.root / "logs").iterdir()}
+    assert set(sizes) == {"gateway.log", "gateway.log.1", "gateway.log.2"}
+    assert max(sizes.values()) <= 8192
+
+
+def test_exit_78_is_final_until_somebody_asks(machine):
+    machine.start(environment={"FAKE_EXIT": "78"})
+    state = machine.wait_for("failed")
+    assert state["reason"] == "config_rejected"
+    assert "Invalid config at gateway: unknown key colour" in state["message"]
+    assert HEADER not in state["message"]
+    assert state["gateway"]["exit_code"] == 78
+    time.sleep(0.5)
+    assert machine.state()["gateway"]["restarts"] == 0
+    assert machine.call("POST", "/v1/gateway/restart", json.dumps({"reason": "again"}))[0] == 202
+    machine.wait_for("failed", reason="config_rejected")
+    assert machine.state()["gateway"]["restarts"] == 1
+    assert machine.stop() == 0
+
+
+def test_a_crash_loop_backs_off_and_says_so(machine):
+    machine.start(environment={"FAKE_EXIT": "3"})
+    state = machine.wait_for("degraded", reason="crash_loop")
+    assert "ended with status 3" in state["message"]
+    assert state["gateway"]["exit_code"] == 3
+    assert machine.stop() == 0
+
+
+def test_a_killed_gateway_comes_back_and_leaves_nothing(machine):
+    machine.start(environment={"FAKE_CHILD": "1"})
+    first = machine.wait_for("ready")["gateway"]["pid"]
+    children = json.loads((machine.root / "state/children.json").read_text())
+    assert all(alive(pid) for pid in children)
+    os.kill(first, signal.SIGKILL)
+    until(lambda: machine.state()["gateway"]["restarts"] == 1)
+    assert not any(alive(pid) for pid in [first, *children])
+    again = machine.wait_for("ready")
+    assert again["gateway"]["pid"] != first
+    assert machine.stop() == 0
+    assert not any(alive(pid) for pid in json.loads((machine.root / "state/children.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("knob", "tuning", "reason"),
+    [
+        ({"FAKE_READY_AFTER": "999"}, {"READY_DEADLINE_S": "0.5"}, "gateway_never_ready"),
+        ({"FAKE_LISTEN_AFTER": "999"}, {"LIVE_DEADLINE_S": "0.5"}, "gateway_never_live"),
+    ],
+)
+def test_never_up(machine, knob, tuning, reason):
+    machine.start(environment=knob, tuning=tuning)
+    state = machine.wait_for("failed")
+    assert state["reason"] == reason
+    assert state["gateway"]["pid"] is None
+    assert not alive(json.loads((machine.root / "controller.json").read_text())["gateway_pid"])
+
+
+def test_degraded_and_back(machine):
+    machine.start()
+    machine.wait_for("ready")
+    sulk = machine.root / "state/sulk"
+    sulk.touch()
+    state = machine.wait_for("degraded")
+    assert (state["reason"], state["gateway"]["restarts"]) == ("gateway_not_ready", 0)
+    assert "sidecars" in state["message"]
+    sulk.unlink()
+    machine.wait_for("ready")
+
+
+def test_a_hung_gateway_is_ended_and_started_again(machine):
+    machine.start(tuning={"PROBE_TIMEOUT_S": "0.2", "RESPONSIVE_DEADLINE_S": "1"})
+    pid = machine.wait_for("ready")["gateway"]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    machine.wait_for("degraded", reason="gateway_unresponsive")
+    until(lambda: machine.state()["gateway"]["restarts"] == 1, 15)
+    assert machine.wait_for("ready")["gateway"]["pid"] != pid
+
+
+def test_restart_on_wish(machine):
+    machine.start()
+    first = machine.wait_for("ready")
+    assert machine.call("POST", "/v1/gateway/restart", '{"reason": "new settings"}')[0] == 202
+    until(lambda: machine.state()["gateway"]["restarts"] == 1)
+    again = machine.wait_for("ready")
+    assert again["gateway"]["pid"] != first["gateway"]["pid"]
+    assert "new settings" in machine.call("GET", "/v1/logs")[1]
+
+
+def test_stop_kills_a_deaf_gateway_at_the_deadline(machine):
+    machine.start(environment={"FAKE_DEAF": "1", "FAKE_CHILD": "1"})
+    pid = machine.wait_for("ready")["gateway"]["pid"]
+    children = json.loads((machine.root / "state/children.json").read_text())
+    start = time.monotonic()
+    assert machine.call("POST", "/v1/stop", '{"deadline_s": 1}')[0] == 202
+    assert machine.state()["phase"] == "stopping"
+    assert machine.call("POST", "/v1/gateway/restart")[0] == 409
+    assert machine.process.wait(10) == 0
+    assert 0.9 <= time.monotonic() - start < 4
+    assert not any(alive(p) for p in [pid, *children])
+
+
+def test_a_second_stop_can_only_hurry(machine):
+    machine.start(environment={"FAKE_DEAF": "1"})
+    machine.wait_for("ready")
+    machine.call("POST", "/v1/stop", '{"deadline_s": 60}')
+    time.sleep(0.2)
+    machine.call("POST", "/v1/stop", '{"deadline_s": 0}')
+    assert machine.process.wait(5) == 0
+
+
+def test_a_waiting_reader_learns_of_the_end(machine):
+    machine.start()
+    revision = machine.wait_for("ready")["revision"]
+    connection = HTTPConnection("127.0.0.1", machine.port, timeout=20)
+    connection.request("GET", f"/v1/state?wait=30&since={revision}", headers={"Authorization": f"Bearer {TOKEN}"})
+    machine.process.send_signal(signal.SIGTERM)
+    assert json.loads(connection.getresponse().read())["phase"] in ("stopping", "stopped")
+    connection.close()
+    assert machine.process.wait(10) == 0
+
+
+def test_stop_during_back_off_and_when_failed(machine):
+    machine.start(environment={"FAKE_EXIT": "3"}, tuning={"BACKOFF_FIRST_S": "60", "BACKOFF_LONGEST_S": "60"})
+    machine.wait_for("degraded")
+    assert machine.stop(5) == 0
+
+
+def test_it_outlives_its_starter_and_a_hang_up(machine):
+    machine.start()
+    machine.wait_for("ready")
+    machine.process.send_signal(signal.SIGHUP)
+    assert machine.state()["phase"] == "ready"
+
+
+def test_a_dead_controllers_gateway_is_ended_by_the_next(machine):
+    machine.start(environment={"FAKE_CHILD": "1"})
+    orphan = machine.wait_for("ready")["gateway"]["pid"]
+    machine.process.kill()
+    machine.process.wait(5)
+    assert alive(orphan)
+    machine.start()
+    assert machine.wait_for("ready")["gateway"]["pid"] != orphan
+    assert not alive(orphan)
+
+
+def test_a_pid_that_became_somebody_else_is_left_alone(machine):
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True) as stranger:
+        try:
+            machine.root.mkdir()
+            record = {"gateway_pid": stranger.pid, "gateway_started_ticks": 1}
+            (machine.root / "controller.json").write_text(json.dumps(record))
+            machine.start()
+            machine.wait_for("ready")
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+
+
+def test_one_directory_has_one_controller(machine):
+    machine.start()
+    machine.wait_for("ready")
+    rival = Machine(machine.root)
+    rival.start()
+    assert rival.process.wait(5) == 73
+    assert machine.state()["phase"] == "ready"
+
+
+def test_own_port_taken(machine):
+    with socket.create_server(("127.0.0.1", machine.port)):
+        machine.start()
+        assert machine.process.wait(5) == 69
+    assert str(machine.port) in machine.errors()
+
+
+def test_gateway_port_taken(machine):
+    with socket.create_server(("127.0.0.1", machine.gateway_port)):
+        machine.start()
+        state = machine.wait_for("failed")
+    assert state["reason"] == "gateway_port_taken"
+    machine.call("POST", "/v1/gateway/restart")
+    machine.wait_for("ready")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "said"),
+    [
+        ({"gateway": {"node": "/nowhere/node"}}, "gateway_not_startable", "/nowhere/node"),
+        ({"sealed": {"OPENAI_API_KEY": "cipher-text"}}, "sealed_environment_unreadable", "OPENAI_API_KEY"),
+        ({"environment": {"NODE_OPTIONS": "--require=x"}}, "environment_reserved", "NODE_OPTIONS"),
+        ({"gateway": {"port": 0}}, "boot_bundle_invalid", "gateway.port"),
+    ],
+)
+def test_what_cannot_start_says_why(machine, changes, reason, said):
+    machine.start(**changes)
+    state = machine.wait_for("failed")
+    assert state["reason"] == reason
+    assert said in state["message"]
+    assert "cipher-text" not in state["message"]
+    assert not (machine.root / "state/seen.json").exists()
+    assert machine.stop() == 0
+
+
+def test_an_unwritable_directory_is_named(machine):
+    machine.root.mkdir()
+    (machine.root / "state").symlink_to("/tmp")
+    machine.start()
+    assert machine.wait_for("failed")["reason"] == "storage_unwritable"
+
+
+def test_a_planted_link_is_replaced_not_followed(machine, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    (machine.root / "state").mkdir(parents=True)
+    (machine.root / "state/openclaw.json").symlink_to(victim)
+    machine.start()
+    machine.wait_for("ready")
+    assert victim.read_text() == "untouched"
+    assert not (machine.root / "state/openclaw.json").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"[]", b'{"service_token": 1}', json.dumps(make_bundle(service_token="x")).encode()]
+)
+def test_without_a_token_in_the_bundle_it_ends(machine, raw):
+    machine.start(raw=raw)
+    assert machine.process.wait(5) == 65
+    assert "bundle" in machine.errors()
+
+
+def test_a_bundle_that_never_comes(machine):
+    machine.start(raw=False)
+    machine.wait_open()  # its port is open before anything else
+    assert machine.call("GET", "/v1/state")[0] == 401
+    assert machine.process.wait(5) == 65
+    os.close(machine.pipe)
+
+
+def test_stop_while_waiting_for_the_bundle(machine):
+    machine.start(raw=False, tuning={"BOOT_DEADLINE_S": "30"})
+    machine.wait_open()
+    assert machine.stop(5) == 0
+    os.close(machine.pipe)
+
+
+def test_the_boot_file_is_read_and_gone(machine, tmp_path):
+    boot = tmp_path / "boot.json"
+    boot.write_text(json.dumps(make_bundle(machine.gateway_port)))
+    boot.chmod(0o400)
+    machine.start(boot_file=boot)
+    machine.wait_for("ready")
+    assert not boot.exists()
+
+
+def test_an_open_boot_file_is_refused_and_gone(machine, tmp_path):
+    boot = tmp_path / "boot.json"
+    boot.write_text(json.dumps(make_bundle(machine.gateway_port)))
+    boot.chmod(0o644)
+    machine.start(boot_file=boot)
+    assert machine.process.wait(5) == 65
+    assert not boot.exists()
+
+
+def test_overrides_that_were_refused_are_shown(machine):
+    machine.start(overrides={"gateway": {"auth": {"mode": "none"}}, "channels": {"telegram": {"enabled": False}}})
+    state = machine.wait_for("ready")
+    assert state["ignored_overrides"] == ["gateway.auth"]
+    config = json.loads((machine.root / "state/openclaw.json").read_text())
+    assert config["gateway"]["auth"]["mode"] == "trusted-proxy"
+    assert config["channels"]["telegram"]["enabled"] is False
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can run the gateway as another user")
+def test_only_the_gateway_drops_to_another_user(tmp_path):
+    nobody = pwd.getpwnam("nobody")
+    base = Path(tempfile.mkdtemp(dir="/var/tmp"))  # pytest's own directories are closed to others
+    base.chmod(0o711)
+    (base / "in").mkdir(mode=0o711)
+    # A stand-in for node that this user can run wherever our Python lives.
+    program = base / "program.sh"
+    program.write_text(
+        "#!/bin/sh\nid -u > $OPENCLAW_STATE_DIR/uid; id -G > $OPENCLAW_STATE_DIR/groups; exec sleep 300\n"
+    )
+    program.chmod(0o755)
+    machine = Machine(base / "in" / "machine")
+    try:
+        machine.start(gateway={"node": "/bin/sh", "openclaw": str(program), "uid": nobody.pw_uid, "gid": nobody.pw_gid})
+        until(lambda: (machine.root / "state/groups").exists() and (machine.root / "state/groups").read_text())
+        assert (machine.root / "state/uid").read_text().split() == [str(nobody.pw_uid)]
+        assert (machine.root / "state/groups").read_text().split() == [str(nobody.pw_gid)]
+        config = (machine.root / "state/openclaw.json").stat()
+        assert (config.st_uid, stat.S_IMODE(config.st_mode)) == (nobody.pw_uid, 0o600)
+        assert (machine.root / "logs").stat().st_uid == 0
+        assert machine.stop() == 0
+    finally:
+        machine.close()
+        shutil.rmtree(base)
+
+
+def test_memory_stays_under_40_mib(machine):
+    machine.start()
+    machine.wait_for("ready")
+    machine.call("GET", "/v1/logs")
+    status = Path(f"/proc/{machine.process.pid}/status").read_text()
+    line = next(text for text in status.splitlines() if text.startswith("VmHWM"))
+    assert int(line.split()[1]) < 40 * 1024

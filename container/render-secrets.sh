@@ -1,0 +1,16 @@
+#!/bin/sh
+# Writes ./secrets for docker-compose.yml: root key, Postgres password, one file per service, the NATS users. Safe to repeat.
+set -eu
+cd "$(dirname "$0")/.."
+umask 077
+mkdir -p secrets
+[ -s secrets/root.key ] || ./hatchery secrets new-root > secrets/root.key
+[ -s secrets/postgres-password ] || ./hatchery secrets new-root > secrets/postgres-password
+HATCHERY_ROOT_KEY=$(cat secrets/root.key)
+HATCHERY_ADMIN_DATABASE_URL="postgresql://postgres:$(cat secrets/postgres-password)@postgres:5432/hatchery"
+export HATCHERY_ROOT_KEY HATCHERY_ADMIN_DATABASE_URL
+printf 'HATCHERY_ROOT_KEY=%s\nHATCHERY_ADMIN_DATABASE_URL=%s\n' "$HATCHERY_ROOT_KEY" "$HATCHERY_ADMIN_DATABASE_URL" > secrets/migrate.env
+HATCHERY_NATS_URL=nats://nats:4222 ./hatchery secrets render --out secrets
+./hatchery bus config --out secrets/authorization.conf
+# Containers mount the files one by one and run as other uids: the files are readable, the directory is closed.
+chmod 0700 secrets && chmod 0444 secrets/*

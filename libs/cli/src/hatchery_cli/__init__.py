@@ -1,0 +1,1 @@
+"""The hatchery command: the embedded stack, operators' tools and the demo."""

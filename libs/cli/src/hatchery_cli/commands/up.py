@@ -1,0 +1,53 @@
+"""`hatchery up`: start the whole stack on this machine and watch over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hatchery_cli.options import Directory
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def up(
+    directory: Directory = None,
+    port: Annotated[
+        int | None, typer.Option(help="First port; the stack uses PORT to PORT+299. [default: 8800]")
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return when it is ready; it goes on running.")
+    ] = False,
+    nats_url: Annotated[
+        str | None, typer.Option(envvar="HATCHERY_NATS_URL", help="Use this NATS server instead of an embedded one.")
+    ] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HATCHERY_ADMIN_DATABASE_URL",
+            help="Use this Postgres (as a user who may create roles) instead of an embedded one.",
+        ),
+    ] = None,
+    processes: Annotated[
+        bool | None,
+        typer.Option("--processes/--one-process", help="Each service in a process of its own. [default: one process]"),
+    ] = None,
+) -> None:
+    """Start NATS, Postgres, OpenClaw and the five services on this machine.
+
+    Everything listens on loopback only. Ctrl-C stops everything in order; nothing that should run is forgotten: the next
+    `up` on the same directory starts it again.
+    """
+    from hatchery_cli.embedded.upping import run_up
+
+    run_up(
+        Path(directory).absolute() if directory else None,
+        port=port,
+        detach=detach,
+        nats_url=nats_url,
+        database_url=database_url,
+        processes=processes,
+    )

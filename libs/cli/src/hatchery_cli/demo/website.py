@@ -1,0 +1,96 @@
+"""What a website would do: an HTTP client of the api, with server-sent events and resumption."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from hatchery_common.errors import HatcheryError
+
+
+class DemoFailed(HatcheryError):
+    """The api answered what the demo cannot go on with."""
+
+    code = "demo_failed"
+
+
+@dataclass(frozen=True)
+class ServerEvent:
+    """One server-sent event."""
+
+    event: str
+    data: Any
+    id: str | None = None
+
+
+class Website:
+    """One signed-in user's view of the api."""
+
+    def __init__(self, base_url: str, token: str) -> None:
+        headers = {"Authorization": f"Bearer {token}"}
+        self._client = httpx.Client(
+            base_url=base_url, headers=headers, timeout=httpx.Timeout(30, read=240), trust_env=False
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def get(self, path: str) -> Any:
+        """The `data` of a GET; raises DemoFailed with the api's own sentence."""
+        return _data(self._client.get(path))
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """The `data` of a POST."""
+        return _data(self._client.post(path, json=body))
+
+    def delete(self, path: str) -> Any:
+        """The `data` of a DELETE."""
+        return _data(self._client.delete(path))
+
+    def follow(self, path: str, deadline_s: float, after: str | None = None) -> Iterator[ServerEvent]:
+        """Server-sent events of a path, resumed after `after`; ends with the stream or raises DemoFailed at the deadline."""
+        until = time.monotonic() + deadline_s
+        headers = {"Last-Event-ID": after} if after else {}
+        with self._client.stream("GET", path, headers=headers) as response:
+            if response.status_code != 200:
+                response.read()
+                _data(response)
+            for one in _events(response.iter_lines()):
+                yield one
+                if time.monotonic() > until:
+                    raise DemoFailed(f"{path} did not come to an end within {deadline_s:.0f} s")
+
+
+def _data(response: httpx.Response) -> Any:
+    try:
+        body = response.json()
+    except ValueError:
+        body = {"ok": False, "error": response.text[:200]}
+    if response.is_success and body.get("ok"):
+        return body.get("data")
+    raise DemoFailed(
+        f"{response.request.method} {response.request.url.path}: {response.status_code} {body.get('error')}"
+    )
+
+
+def _events(lines: Iterator[str]) -> Iterator[ServerEvent]:
+    fields: dict[str, str] = {}
+    for line in lines:
+        if line == "":
+            if "event" in fields:
+                yield ServerEvent(fields["event"], json.loads(fields.get("data", "null")), fields.get("id"))
+            fields = {}
+            continue
+        name, _, value = line.partition(": ")
+        if name:
+            fields[name] = value

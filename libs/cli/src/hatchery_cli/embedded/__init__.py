@@ -1,0 +1,1 @@
+"""The embedded stack: NATS, Postgres, Node and OpenClaw started and supervised on this machine."""

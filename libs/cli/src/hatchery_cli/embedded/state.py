@@ -1,0 +1,57 @@
+"""The state file of a stack: what `up` knows, for `status`, `down` and `up --detach` to read."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import deque
+from dataclasses import asdict
+from typing import Any
+
+from hatchery_cli.embedded.layout import Choices, Layout, read_json, write_private
+from hatchery_cli.embedded.supervisor import Condition
+
+_EVENTS = 50
+
+
+class StateFile:
+    """Written by `up` whenever something changes."""
+
+    def __init__(self, layout: Layout, choices: Choices) -> None:
+        self._path = layout.state_file
+        self._body: dict[str, Any] = {
+            "phase": "starting",
+            "pid": os.getpid(),
+            "port": choices.port,
+            "directory": str(layout.root),
+            "started_at": time.time(),
+            "error": None,
+            "parts": {},
+            "notes": [],
+        }
+        self._events: deque[dict[str, Any]] = deque(maxlen=_EVENTS)
+
+    def phase(self, phase: str, error: dict[str, Any] | None = None) -> None:
+        """Move to a phase: starting, ready, stopping, stopped, failed."""
+        self._body |= {"phase": phase, "error": error}
+        self._write()
+
+    def note(self, text: str) -> None:
+        """Keep a warning that `status` shows."""
+        self._body["notes"].append(text)
+        self._write()
+
+    def part(self, name: str, condition: Condition) -> None:
+        """Keep what is known of a part."""
+        self._body["parts"][name] = asdict(condition)
+        self._events.append({"at": time.time(), "part": name, "state": condition.state, "reason": condition.reason})
+        self._write()
+
+    def _write(self) -> None:
+        write_private(self._path, json.dumps(self._body | {"events": list(self._events)}) + "\n")
+
+
+def read_state(layout: Layout) -> dict[str, Any] | None:
+    """The last state that an `up` wrote here; None when none ever did."""
+    return read_json(layout.state_file)

@@ -1,0 +1,209 @@
+"""Runs the parts of a stack as child processes: started in order, restarted with back-off, stopped in reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hatchery_cli.errors import ServerFailed
+
+_FIRST_BACKOFF_S = 0.2
+_LAST_BACKOFF_S = 10.0
+_HEALTHY_AFTER_S = 5.0  # a crash loop does not live that long
+_TAIL = 600
+_LOG_BYTES = 20 * 1024**2
+
+
+@dataclass(frozen=True)
+class Part:
+    """One child process; `ready` says whether it does its work, `before` clears what an earlier run left."""
+
+    name: str
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    ready: Callable[[], Awaitable[bool]]
+    ready_within_s: float = 20.0
+    poll_s: float = 0.02
+    before: Callable[[], object] | None = None
+    explain: Callable[[], Awaitable[str]] | None = None  # why it is not ready, better than the end of its log
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_within_s: float = 8.0
+    uid: int | None = None
+    gid: int | None = None
+
+
+@dataclass
+class Condition:
+    """What is known of a part right now."""
+
+    state: str = "stopped"  # starting, ready, degraded, restarting, stopping, stopped, failed
+    pid: int | None = None
+    since: float = field(default_factory=time.time)
+    restarts: int = 0
+    reason: str | None = None
+
+
+class NotReady(ServerFailed):
+    """It runs, but does not get ready."""
+
+
+class Supervisor:
+    """Owns the child processes of one stack; `changed` is called with a part's name whenever its condition changed."""
+
+    def __init__(self, changed: Callable[[str], None]) -> None:
+        self._changed = changed
+        self._parts: dict[str, Part] = {}
+        self._children: dict[str, Process] = {}
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self.conditions: dict[str, Condition] = {}
+
+    async def start(self, part: Part) -> None:
+        """Start a part and wait until it is ready; raises ServerFailed with the end of its log."""
+        self._parts[part.name] = part
+        self.conditions[part.name] = Condition()
+        try:
+            await self._launch(part)
+        except (ServerFailed, OSError) as error:
+            self._set(part.name, "failed", reason=str(error))
+            await self._end(part)
+            raise
+        self._watchers[part.name] = asyncio.create_task(self._watch(part), name=f"watch {part.name}")
+
+    async def stop(self) -> None:
+        """Stop all parts, the last started first."""
+        for name in reversed(list(self._parts)):
+            await self.stop_one(name)
+
+    async def stop_one(self, name: str) -> None:
+        """Stop one part and forget it; nothing happens when it was never started."""
+        part = self._parts.pop(name, None)
+        if part is None:
+            return
+        if watcher := self._watchers.pop(name, None):
+            watcher.cancel()
+            await asyncio.wait([watcher])
+        self._set(name, "stopping")
+        await self._end(part)
+        self._set(name, "stopped")
+
+    async def _launch(self, part: Part) -> None:
+        if part.before is not None:
+            await asyncio.to_thread(part.before)
+        self._set(part.name, "starting")
+        with _rotated(part.log).open("ab") as log:
+            child = await asyncio.create_subprocess_exec(
+                *part.argv, stdin=DEVNULL, stdout=log, stderr=log, env=dict(part.environment), cwd="/",
+                start_new_session=True, user=part.uid, group=part.gid,
+                extra_groups=[] if part.uid is not None else None,
+            )  # fmt: skip
+        self._children[part.name] = child
+        self._set(part.name, "starting", pid=child.pid)
+        end = time.monotonic() + part.ready_within_s
+        while not await part.ready():
+            if child.returncode is not None:
+                raise ServerFailed(f"{part.name} {ended(child.returncode)}{_tail(part.log)}", hint=f"see {part.log}")
+            if time.monotonic() > end:
+                why = await part.explain() if part.explain else _tail(part.log).removeprefix(": ")
+                raise NotReady(
+                    f"{part.name} did not get ready within {part.ready_within_s:.0f} s: {why}", hint=f"see {part.log}"
+                )
+            await asyncio.sleep(part.poll_s)
+        self._set(part.name, "ready", pid=child.pid)
+
+    async def _watch(self, part: Part) -> None:
+        """Wait for the end of the child, say why, start it again; for ever."""
+        backoff = _FIRST_BACKOFF_S
+        started = time.monotonic()
+        while True:
+            child = self._children[part.name]
+            code = await self._until_ended(part, child)
+            condition = self.conditions[part.name]
+            condition.restarts += 1
+            reason = ended(code) if code < 0 else f"{ended(code)}{_tail(part.log)}"
+            if time.monotonic() - started > _HEALTHY_AFTER_S:
+                backoff = _FIRST_BACKOFF_S
+            self._set(part.name, "restarting", reason=reason)
+            kill_group(child.pid)
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, _LAST_BACKOFF_S)
+            started = time.monotonic()
+            try:
+                await self._launch(part)
+            except NotReady as error:  # it lives and says what it waits for: another restart would not help
+                self._set(part.name, "degraded", pid=self._children[part.name].pid, reason=str(error))
+            except (ServerFailed, OSError) as error:
+                self._set(part.name, "restarting", reason=str(error))
+                await self._end(part)
+
+    async def _until_ended(self, part: Part, child: Process) -> int:
+        """Wait for the end of the child; meanwhile notice when a degraded one becomes ready."""
+        while self.conditions[part.name].state == "degraded":
+            try:
+                return await asyncio.wait_for(child.wait(), 1)
+            except TimeoutError:
+                if await part.ready():
+                    self._set(part.name, "ready", pid=child.pid)
+        return await child.wait()
+
+    async def _end(self, part: Part) -> None:
+        """Stop one child: its signal, then SIGKILL for its whole group."""
+        child = self._children.get(part.name)
+        if child is None:
+            return
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                child.send_signal(part.stop_signal)
+            try:
+                await asyncio.wait_for(child.wait(), part.stop_within_s)
+            except TimeoutError:
+                kill_group(child.pid)
+                await child.wait()
+        kill_group(child.pid)
+
+    def _set(self, name: str, state: str, *, pid: int | None = None, reason: str | None = None) -> None:
+        condition = self.conditions[name]
+        if condition.state != state:
+            condition.state, condition.since = state, time.time()
+        condition.pid = pid if state in ("starting", "ready", "degraded") else None
+        condition.reason = reason if reason is not None else condition.reason
+        self._changed(name)
+
+
+def kill_group(pid: int) -> None:
+    """SIGKILL to what is left of the process group that this child led."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def ended(code: int) -> str:
+    """How a process ended, in words."""
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
+
+
+def _rotated(log: Path) -> Path:
+    """The log, set aside when it has grown large (one old one is kept)."""
+    if log.exists() and log.stat().st_size > _LOG_BYTES:
+        log.replace(log.with_name(f"{log.name}.1"))
+    return log
+
+
+def _tail(log: Path, lines: int = 3) -> str:
+    """The last lines of a log, as a suffix for a sentence."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4000))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    kept = [line.strip() for line in text.splitlines() if line.strip()][-lines:]
+    return (": " + " | ".join(kept))[:_TAIL] if kept else ""

@@ -1,0 +1,171 @@
+"""The life of one `hatchery up`: prepare, start, say where to click, watch, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from hatchery_common.errors import SetupError
+from rich.console import Console
+
+from hatchery_cli.embedded import node, openclaw, postgres
+from hatchery_cli.embedded.layout import Choices, Layout, default_directory
+from hatchery_cli.embedded.stack import Stack, is_owned, owned
+from hatchery_cli.embedded.state import read_state
+from hatchery_cli.embedded.supervisor import Condition
+from hatchery_cli.embedded.welcome import welcome
+from hatchery_cli.errors import AlreadyRunning, ServerFailed
+
+_DETACHED_WITHIN_S = 120.0
+_NOTE = "HATCHERY_UP_NOTE"  # from `up --detach` to its child: what came of the installation
+console = Console(highlight=False, soft_wrap=True)
+
+
+def run_up(
+    directory: Path | None,
+    *,
+    port: int | None,
+    detach: bool,
+    nats_url: str | None,
+    database_url: str | None,
+    processes: bool | None = None,
+) -> None:
+    """Start the stack of this directory, in this process or detached from it; raises a SetupError with its remedy."""
+    layout = Layout(directory or default_directory())
+    layout.create()
+    if is_owned(layout):
+        raise AlreadyRunning(
+            f"a stack already runs in {layout.root}", hint="see `hatchery status`; stop it with `hatchery down`"
+        )
+    layout.root_key()
+    given = {"port": port, "nats_url": nats_url, "database_url": database_url, "processes": processes}
+    choices = replace(layout.choices(), **{name: value for name, value in given.items() if value is not None})
+    layout.remember(choices)
+    tried = os.environ.pop(_NOTE, None)
+    note = install() if tried is None else tried
+    if detach:
+        _detach(layout, choices, note or "")
+    else:
+        asyncio.run(_foreground(layout, choices, note))
+
+
+def install() -> str | None:
+    """Put Postgres, Node and OpenClaw into the cache, once; returns a warning when OpenClaw could not be had."""
+    postgres.ensure_binaries()
+    node.ensure_node()
+    if os.environ.get("HATCHERY_PROVISIONER_OPENCLAW") or openclaw.is_installed():
+        return None  # the operator brought their own, or it is there
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("installing OpenClaw " + openclaw.version()), BarColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("openclaw", total=None)
+            openclaw.ensure_openclaw(lambda done, total: bar.update(task, completed=done, total=total))
+    except SetupError as error:
+        text = f"OpenClaw is not installed: {error.message}"
+        console.print(f"warning[{error.code}]: {text}", style="yellow", markup=False)
+        console.print(f"  → {error.hint}; then run `hatchery openclaw install`", markup=False)
+        console.print("  Everything else starts; machines end in `error` until then.", markup=False)
+        return text
+    return None
+
+
+async def _foreground(layout: Layout, choices: Choices, note: str | None) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(name, stop.set)
+    with owned(layout):
+        stack = Stack(layout, choices, _Teller().tell)
+        stack.state.phase("starting")
+        if note:
+            stack.state.note(note)
+        started = time.monotonic()
+        if not await _start(stack, stop):
+            return
+        console.print(welcome(layout, choices, time.monotonic() - started))
+        await stop.wait()
+        console.print("stopping: services, machines, servers …")
+        started = time.monotonic()
+        killed = await stack.stop()
+        extra = f"; {len(killed)} machines had to be killed" if killed else ""
+        console.print(f"stopped in {time.monotonic() - started:.1f} s{extra}. What should run starts with the next up.")
+
+
+async def _start(stack: Stack, stop: asyncio.Event) -> bool:
+    """Start unless a stop is asked for meanwhile; the state file holds the error for whoever waits on it."""
+    starting = asyncio.create_task(stack.start(), name="start")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait([starting])
+        stack.state.phase("stopped")
+        return False
+    try:
+        starting.result()
+    except SetupError as error:
+        stack.state.phase("failed", {"code": error.code, "message": error.message, "hint": error.hint})
+        raise
+    except BaseException as error:
+        stack.state.phase("failed", {"code": "internal", "message": str(error), "hint": None})
+        raise
+    return True
+
+
+class _Teller:
+    """Prints what an operator should see: the first start of each part, crashes, and recoveries."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, str] = {}
+
+    def tell(self, name: str, condition: Condition) -> None:
+        before = self._seen.get(name)
+        self._seen[name] = condition.state
+        if condition.state == before:
+            return
+        if condition.state == "restarting":
+            console.print(f"{name} {condition.reason}", markup=False)
+        elif condition.state == "ready":
+            again = f" again (restart {condition.restarts})" if condition.restarts else ""
+            console.print(f"{name} is ready{again}, pid {condition.pid}")
+
+
+def _detach(layout: Layout, choices: Choices, note: str) -> None:
+    """Start `up` in a session of its own and wait until it is ready or says why not."""
+    log = layout.logs / "up.log"
+    began = time.time()
+    with log.open("ab") as file:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "hatchery_cli", "up", "--dir", str(layout.root)],
+            stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd="/", env={**os.environ, _NOTE: note},
+        )  # fmt: skip
+    end = time.monotonic() + _DETACHED_WITHIN_S
+    while time.monotonic() < end:
+        state = read_state(layout) or {}
+        if state.get("pid") == child.pid and state.get("phase") == "ready":
+            console.print(welcome(layout, choices, time.time() - began, detached=True))
+            return
+        if child.poll() is not None:
+            raise _why(layout, state if state.get("pid") == child.pid else {}, log)
+        time.sleep(0.03)
+    os.kill(child.pid, signal.SIGTERM)
+    raise ServerFailed(f"the stack was not ready within {_DETACHED_WITHIN_S:.0f} s", hint=f"see {log}")
+
+
+def _why(layout: Layout, state: dict[str, object], log: Path) -> SetupError:
+    error = state.get("error")
+    if isinstance(error, dict):
+        failed = SetupError(str(error.get("message")), hint=str(error.get("hint") or f"see {log}"))
+        failed.code = str(error.get("code"))  # pyright: ignore[reportAttributeAccessIssue] - the code that `up` reported
+        return failed
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-5:]
+    return ServerFailed(f"the stack in {layout.root} did not start: {' | '.join(lines)}", hint=f"see {log}")

@@ -1,0 +1,26 @@
+"""What `up` prints when the stack is ready: where to click, and a walk with curl."""
+
+from __future__ import annotations
+
+from hatchery_cli.embedded.layout import Choices, Layout, Ports, default_directory
+
+
+def welcome(layout: Layout, choices: Choices, seconds: float, *, detached: bool = False) -> str:
+    """The text, in rich markup."""
+    api = f"http://127.0.0.1:{Ports(choices.port).api}"
+    where = "" if layout.root == default_directory() else f" --dir {layout.root}"
+    end = f"stop it with: ./hatchery down{where}" if detached else "Ctrl-C stops everything in order"
+    return f"""
+[bold green]Hatchery is ready[/] after {seconds:.1f} s, in {layout.root}; {end}
+
+  API and its reference   {api}/docs
+  state and crashes       ./hatchery status{where}
+
+Try it (one user, one machine, one answer):
+
+  TOKEN=$(./hatchery token create --user you@example.com{where})
+  curl -s -X POST {api}/api/openclaw/instance -H "Authorization: Bearer $TOKEN"
+  curl -s {api}/api/openclaw/instance -H "Authorization: Bearer $TOKEN"
+  curl -sN -X POST {api}/api/openclaw/chat -H "Authorization: Bearer $TOKEN" \\
+       -H 'Content-Type: application/json' -d '{{"message": "hello"}}'
+"""

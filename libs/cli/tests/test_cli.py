@@ -1,0 +1,59 @@
+"""The command line itself: quick, lazy, and clear about errors."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hatchery_cli import main
+
+HEAVY = ("fastapi", "sqlalchemy", "nats", "pydantic", "httpx", "asyncpg", "psutil", "structlog")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = f"""
+import sys
+from hatchery_cli import main
+for name in main.COMMANDS:
+    if main.exists(name):
+        main.load(name)
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", [name for name in main.COMMANDS if main.exists(name)])
+def test_every_command_loads_and_has_a_sentence(name: str) -> None:
+    command = main.load(name)
+    assert command.help
+    assert importlib.import_module(f"hatchery_cli.commands.{name.replace('-', '_')}").__doc__
+
+
+def hatchery(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "hatchery_cli", *words], capture_output=True, text=True, check=False)
+
+
+def test_help_lists_commands() -> None:
+    done = hatchery("--help")
+    assert done.returncode == 0
+    assert "status" in done.stdout
+
+
+def test_status_and_down_where_nothing_ever_ran(place: Path) -> None:
+    done = hatchery("status", "--dir", str(place / "none"), "--json")
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["phase"] == "stopped"
+    assert "no stack was ever started" in hatchery("down", "--dir", str(place / "none")).stdout
+
+
+def test_typed_errors_are_printed_with_code_and_remedy(place: Path) -> None:
+    (place / "file").write_text("")
+    done = hatchery("up", "--dir", str(place / "file" / "x"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error[place_unusable]: ")
+    assert "→ " in done.stderr

@@ -1,0 +1,321 @@
+"""One connection to the server, the only place that touches nats-py: it reconnects for ever and reopens when it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import structlog
+from nats import errors as nats_errors  # noqa: TID251 - this module is the wrapper's seam
+
+from hatchery_common.bus.client import DirectClient
+from hatchery_common.bus.errors import BusUnavailable
+from hatchery_common.errors import InvalidInput, Refused
+
+log = structlog.get_logger("hatchery.bus")
+_LOST_AFTER_TIMEOUTS = 3
+_HIDDEN = (nats_errors.Error, OSError, asyncio.TimeoutError)
+
+
+class Raw(Protocol):
+    """A message as it came over the wire."""
+
+    subject: str
+    reply: str
+    data: bytes
+    headers: dict[str, str] | None
+
+
+Receive = Callable[[Any], Awaitable[None]]
+
+
+class NoResponders(BusUnavailable):
+    """Nobody listens on that subject now."""
+
+    code = "no_responders"
+
+
+class Listening:
+    """A subscription that survives the client object under it."""
+
+    def __init__(self, subject: str, queue: str, receive: Receive | None, direct: Callable[[Any], None] | None) -> None:
+        self.subject = subject
+        self.queue = queue
+        self.receive = receive
+        self.direct = direct
+        self._live: Any = None
+
+    async def attach(self, client: DirectClient) -> None:
+        """Subscribe on this client; unlimited pending, since the reader bounds what it asks for."""
+        if self.direct is not None:
+            self._live = await client.subscribe_directly(self.subject, self.direct)
+            return
+        self._live = await client.subscribe(
+            self.subject, queue=self.queue, cb=self.receive, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+
+    async def drain(self, timeout_s: float = 2.0) -> None:
+        """Stop listening after what is already on its way has been received."""
+        live, self._live = self._live, None
+        if live is None:
+            return
+        try:
+            await asyncio.wait_for(live.drain(), timeout_s)
+        except _HIDDEN:
+            log.debug("bus.listening.drain_incomplete", subject=self.subject)
+
+    async def stop(self) -> None:
+        """Stop listening at once."""
+        live, self._live = self._live, None
+        if live is None:
+            return
+        try:
+            await live.unsubscribe()
+        except _HIDDEN:
+            log.debug("bus.listening.already_gone", subject=self.subject)
+
+
+class Connection:
+    """The connection of one service (its nkey, its inbox prefix); every wait has a deadline."""
+
+    def __init__(self, url: str, name: str, seed: str | None = None) -> None:
+        self.url = url
+        self.name = name
+        self._seed = seed
+        self._client = DirectClient()
+        self._listening: list[Listening] = []
+        self._reconnected: list[Callable[[], None]] = []
+        self._closing = False
+        self._down_since: float | None = None
+        self._last_error = ""
+        self._violation: str | None = None
+        self.violations = 0  # how often the server refused a subject, for probes
+        self._refused: asyncio.Future[str] | None = None
+        self._timeouts = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self, timeout_s: float = 10.0) -> None:
+        """Connect; raises Refused when the server does not know the key, BusUnavailable after the deadline."""
+        self._refused = asyncio.get_running_loop().create_future()
+        connecting = asyncio.ensure_future(self._connect(self._client))
+        await asyncio.wait({connecting, self._refused}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        refused, self._refused = self._refused, None
+        if connecting.done():
+            await connecting
+            return
+        connecting.cancel()
+        await asyncio.wait({connecting}, timeout=1.0)
+        await self._shut(self._client)
+        if refused.done():
+            hint = "render the server's authorization again: hatchery bus config"
+            raise Refused(f"the bus does not accept {self.name}: {refused.result()}", hint=hint)
+        raise BusUnavailable(f"no bus at {self.url} within {timeout_s:g} s: {self._last_error or 'no answer'}")
+
+    async def _connect(self, client: DirectClient) -> None:
+        await client.connect(
+            self.url,
+            name=self.name,
+            nkeys_seed_str=self._seed,
+            inbox_prefix=f"_INBOX_{self.name}",
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=self._on_reconnected,
+            closed_cb=self._on_closed,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.2,  # pyright: ignore[reportArgumentType] - seconds; 2 s by default even after a first refused dial
+            connect_timeout=2,
+            ping_interval=10,
+            flush_timeout=5,
+            skip_subject_validation=True,  # subjects are made of checked tokens
+        )
+
+    async def close(self) -> None:
+        """Flush what is pending and close for good."""
+        self._closing = True
+        for task in self._tasks:
+            task.cancel()
+        if self._client.is_connected:
+            try:
+                await self._client.flush(2)
+            except _HIDDEN:
+                log.debug("bus.close.flush_incomplete", service=self.name)
+        await self._shut(self._client)
+
+    async def _shut(self, client: DirectClient) -> None:
+        try:
+            await asyncio.wait_for(client.close(), 2)
+        except (*_HIDDEN, AssertionError):  # nats-py asserts on a client that never came to connect
+            log.debug("bus.close.incomplete", service=self.name)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server can be spoken to now."""
+        return self._client.is_connected
+
+    def problem(self) -> str | None:
+        """What is wrong with this connection, in one sentence."""
+        if self._violation is not None:
+            return self._violation
+        if not self.connected:
+            seconds = 0.0 if self._down_since is None else time.monotonic() - self._down_since
+            return f"not connected to the bus for {seconds:.0f} s: {self._last_error or 'connection lost'}"
+        return None
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        """Call this after each reconnect: what happened in between was not heard."""
+        self._reconnected.append(callback)
+
+    def forget_reconnect(self, callback: Callable[[], None]) -> None:
+        """Undo on_reconnect."""
+        if callback in self._reconnected:
+            self._reconnected.remove(callback)
+
+    def new_inbox(self) -> str:
+        """A subject of our own that no one else listens on."""
+        return self._client.new_inbox()
+
+    async def publish(
+        self, subject: str, payload: bytes = b"", *, headers: dict[str, str] | None = None, reply: str = ""
+    ) -> None:
+        """Send without waiting for an answer; buffered while reconnecting."""
+        try:
+            await self._client.publish(subject, payload, reply=reply, headers=headers)
+        except nats_errors.MaxPayloadError as error:
+            raise InvalidInput(f"a message of {len(payload)} bytes is larger than the bus takes") from error
+        except _HIDDEN as error:
+            raise BusUnavailable(f"cannot send to {subject}: {error or type(error).__name__}") from error
+
+    def send_soon(self, reply: str, payload: bytes = b"") -> None:
+        """Send an acknowledgement or the like with the next flush; raises BusUnavailable when there is no client."""
+        if not self._client.send_soon(reply, payload):
+            raise BusUnavailable("the connection is closed")
+
+    async def request(
+        self, subject: str, payload: bytes = b"", *, headers: dict[str, str] | None = None, timeout_s: float = 2.0
+    ) -> Raw:
+        """Send and wait for the one answer; NoResponders at once when nobody listens, BusUnavailable after the deadline."""
+        try:
+            answer = await self._client.request(subject, payload, timeout=timeout_s, headers=headers)
+        except nats_errors.NoRespondersError as error:
+            raise NoResponders(f"nobody answers {subject}") from error
+        except nats_errors.MaxPayloadError as error:
+            raise InvalidInput(f"a message of {len(payload)} bytes is larger than the bus takes") from error
+        except (TimeoutError, nats_errors.TimeoutError) as error:
+            self._count_timeout()
+            raise BusUnavailable(f"no answer from {subject} within {timeout_s:g} s") from error
+        except _HIDDEN as error:
+            raise BusUnavailable(f"cannot ask {subject}: {error or type(error).__name__}") from error
+        self._timeouts = 0
+        return answer
+
+    async def subscribe(self, subject: str, receive: Receive, *, queue: str = "") -> Listening:
+        """Listen on a subject; the callback must be an `async def`."""
+        return await self._listen(Listening(subject, queue, receive, None))
+
+    async def subscribe_directly(self, subject: str, receive: Callable[[Any], None]) -> Listening:
+        """Listen by a plain quick function that is called within the read loop."""
+        return await self._listen(Listening(subject, "", None, receive))
+
+    async def _listen(self, listening: Listening) -> Listening:
+        self._listening.append(listening)
+        try:
+            await listening.attach(self._client)
+        except _HIDDEN as error:
+            self._listening.remove(listening)
+            raise BusUnavailable(f"cannot listen on {listening.subject}: {error or type(error).__name__}") from error
+        return listening
+
+    async def unsubscribe(self, listening: Listening, *, drain: bool = False) -> None:
+        """Stop listening, with `drain` only after what is on its way has been received."""
+        if listening in self._listening:
+            self._listening.remove(listening)
+        await (listening.drain() if drain else listening.stop())
+
+    async def flush(self, timeout_s: float = 2.0) -> None:
+        """Wait until the server has seen everything sent so far."""
+        try:
+            await asyncio.wait_for(self._client.flush(), timeout_s)
+        except _HIDDEN as error:
+            raise BusUnavailable(f"the bus did not answer a ping within {timeout_s:g} s") from error
+
+    async def _on_error(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
+        if "permissions violation" in text.lower():
+            self.violations += 1
+            self._violation = f"{self.name} may not do this on the bus: {text.removeprefix('nats: ')}"
+            log.error("bus.permission_violation", service=self.name, error=text)
+        elif text != self._last_error:  # a dead server fails five dials a second: say each reason once
+            log.warning("bus.error", service=self.name, error=text)
+        self._last_error = text
+        if "authorization violation" in text.lower() and self._refused is not None and not self._refused.done():
+            self._refused.set_result(text.removeprefix("nats: "))
+
+    async def _on_disconnected(self) -> None:
+        if self._down_since is None:
+            self._down_since = time.monotonic()
+
+    async def _on_reconnected(self) -> None:
+        self._down_since = None
+        self._violation = None  # rights are those of the new session; a lasting violation shows again at its next use
+        self._last_error = ""
+        self._timeouts = 0
+        log.info("bus.reconnected", service=self.name)
+        for callback in list(self._reconnected):
+            callback()
+
+    async def _on_closed(self) -> None:
+        # nats-py closes for good on server errors such as a revoked key: we open another client instead of dying quietly
+        if not self._closing and self._refused is None:
+            self._spawn(self._reopen())
+
+    def _count_timeout(self) -> None:
+        self._timeouts += 1
+        if self._timeouts == _LOST_AFTER_TIMEOUTS and self.connected:
+            self._spawn(self._check_answers())
+
+    async def _check_answers(self) -> None:
+        """nats-py may lose the inbox of its requests (nats.py #667): if the server pings but answers nothing, start afresh."""
+        try:
+            await self.flush()
+            await self._client.request("$JS.API.INFO", b"", timeout=2)
+        except BusUnavailable:
+            return
+        except _HIDDEN:
+            log.warning("bus.answers_lost", service=self.name)
+            await self._reopen()
+        self._timeouts = 0
+
+    async def _reopen(self) -> None:
+        old = self._client
+        await self._on_disconnected()
+        if not old.is_closed:
+            await self._quiet(old)
+        while True:
+            if await self._reopened():
+                break
+            await asyncio.sleep(0.5)
+        await self._on_reconnected()
+
+    async def _reopened(self) -> bool:
+        self._client = DirectClient()
+        try:
+            await self._connect(self._client)
+            for listening in list(self._listening):
+                await listening.attach(self._client)
+        except _HIDDEN as error:
+            log.warning("bus.reopen_failed", service=self.name, error=str(error) or type(error).__name__)
+            await self._quiet(self._client)  # half attached, it would go on to hand messages over beside the next one
+            return False
+        return True
+
+    async def _quiet(self, client: DirectClient) -> None:
+        closing, self._closing = self._closing, True
+        await self._shut(client)
+        self._closing = closing
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,50 @@
+"""What a handler is given, and how a service says which handler takes which message."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from hatchery_common.contracts.base import Message
+
+M = TypeVar("M", bound=Message, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery(Generic[M]):
+    """One message with its envelope; `id` is the ce-id by which the inbox knows it."""
+
+    message: M
+    id: str
+    type: str
+    tenant: str
+    subject: str
+    source: str
+    time: datetime
+    stream: str
+    sequence: int
+    deliveries: int = 1
+    causation_id: str | None = None
+    correlation_id: str | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """One message type and its handler; messages of one lane (default: the aggregate's id) are handled in order."""
+
+    message: type[Message]
+    handler: Callable[[Delivery[Any]], Awaitable[None]]
+    lane: Callable[[Any], str] | None = None
+
+
+@dataclass(frozen=True)
+class BatchSubscription:
+    """Message types handled together: all of a batch in one transaction of the handler's, then acked."""
+
+    messages: tuple[type[Message], ...]
+    handler: Callable[[Sequence[Delivery[Any]]], Awaitable[None]]
+    max_messages: int = 200
+    max_wait_ms: int = 50

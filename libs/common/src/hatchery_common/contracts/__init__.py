@@ -1,0 +1,1 @@
+"""The messages that cross services, one module per owner; they import the standard library and pydantic only."""

@@ -1,0 +1,1 @@
+"""Owner of threads and runs: durable chat over OpenClaw sessions."""

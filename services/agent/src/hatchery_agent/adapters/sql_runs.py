@@ -1,0 +1,182 @@
+"""Runs, checkpoints and housekeeping in Postgres, with the facts about runs in the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from hatchery_common.bus import Delivery
+from hatchery_common.clock import Clock, to_ms
+from hatchery_common.contracts.threads import RunFailed, RunFinished, RunStarted
+from hatchery_common.database import Database, UnitOfWork
+from hatchery_common.errors import NotFound
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from hatchery_agent.adapters.sql import OPEN, checkpoints, pending_texts, runs, threads
+from hatchery_agent.domain.errors import LeaseLost
+from hatchery_agent.domain.folding import RunPhase, RunState
+from hatchery_agent.ports import Checkpoint, Lease, RunRow
+
+_ROW = (
+    sa.select(
+        runs.c.tenant,
+        runs.c.thread_id,
+        runs.c.run_id,
+        threads.c.instance_id,
+        threads.c.session_key,
+        runs.c.message_id,
+        pending_texts.c.text,
+        runs.c.status,
+        threads.c.quiet_sequence,
+        checkpoints.c.accepted,
+    )
+    .join(threads, threads.c.thread_id == runs.c.thread_id)
+    .outerjoin(pending_texts, pending_texts.c.run_id == runs.c.run_id)
+    .outerjoin(checkpoints, checkpoints.c.run_id == runs.c.run_id)
+)
+
+
+class SqlRuns:
+    """Runs and Housekeeping on one schema."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def load(self, tenant: str, run_id: str) -> RunRow:
+        query = _ROW.where(runs.c.run_id == run_id, runs.c.tenant == tenant)
+        async with self._database.connect() as connection:
+            row = (await connection.execute(query)).first()
+        if row is None:
+            raise NotFound("there is no such run", run_id=run_id)
+        return _run_row(row)
+
+    async def queued(self, run_id: str) -> None:
+        async with self._database.unit_of_work() as work:
+            await work.connection.execute(pending_texts.delete().where(pending_texts.c.run_id == run_id))
+
+    async def started(self, row: RunRow, lease: Lease, attempt: int, *, cause: Delivery[Any] | None) -> None:
+        async with self._database.unit_of_work(cause) as work:
+            await _check_fence(work.connection, lease)
+            changed = {"status": "running", "attempt": attempt, "touched_at": sa.func.now()}
+            await work.connection.execute(runs.update().where(runs.c.run_id == row.run_id).values(changed))
+            await self._use_thread(work, row, "running")
+            fact = RunStarted(
+                tenant=row.tenant,
+                run_id=row.run_id,
+                thread_id=row.thread_id,
+                instance_id=row.instance_id,
+                attempt=attempt,
+                at_ms=to_ms(self._clock.now()),
+            )
+            await work.emit(fact, id=f"{row.run_id}-started-{attempt}")
+
+    async def checkpoint(self, run_id: str, lease: Lease, point: Checkpoint) -> None:
+        values = {
+            "attempt": point.attempt,
+            "accepted": point.accepted,
+            "text_sequence": point.text_sequence,
+            "fence": lease.fence,
+        }
+        async with self._database.unit_of_work() as work:
+            await _check_fence(work.connection, lease)
+            row = insert(checkpoints).values(run_id=run_id, **values)
+            await work.connection.execute(row.on_conflict_do_update(index_elements=["run_id"], set_=values))
+
+    async def settle(
+        self, row: RunRow, lease: Lease, run: RunState, *, quiet: int | None, cause: Delivery[Any] | None
+    ) -> None:
+        async with self._database.unit_of_work(cause) as work:
+            if await self._end(work.connection, run):
+                await self._use_thread(work, row, str(run.phase))
+                await work.emit(self._fact(row, run), id=f"{row.run_id}-end")
+            if quiet is not None:
+                held = sa.and_(threads.c.thread_id == lease.thread_id, threads.c.lease_fence == lease.fence)
+                await work.connection.execute(threads.update().where(held).values(quiet_sequence=quiet))
+            if cause is not None:
+                await work.first_delivery()
+
+    async def _end(self, connection: AsyncConnection, run: RunState) -> bool:
+        """Record the end once; False when it was recorded before."""
+        usage = run.end.get("usage") or {}
+        changed = {
+            "status": str(run.phase),
+            "attempt": run.attempt,
+            "code": run.end.get("code"),
+            "ended_at_ms": to_ms(self._clock.now()),
+            "first_text_ms": run.end.get("first_text_ms"),
+            "duration_ms": run.end.get("duration_ms"),
+            "input_tokens": usage.get("input_tokens"),
+            "output_tokens": usage.get("output_tokens"),
+            "touched_at": sa.func.now(),
+        }
+        update = runs.update().where(runs.c.run_id == run.run_id, runs.c.status.in_(OPEN)).values(changed)
+        ended = await connection.scalar(update.returning(runs.c.run_id)) is not None
+        await connection.execute(pending_texts.delete().where(pending_texts.c.run_id == run.run_id))
+        return ended
+
+    async def _use_thread(self, work: UnitOfWork, row: RunRow, status: str) -> None:
+        changed = {"updated_at_ms": to_ms(self._clock.now()), "last_run_id": row.run_id, "last_run_status": status}
+        await work.connection.execute(threads.update().where(threads.c.thread_id == row.thread_id).values(changed))
+
+    def _fact(self, row: RunRow, run: RunState) -> RunFinished | RunFailed:
+        common: dict[str, Any] = {
+            "tenant": row.tenant,
+            "run_id": row.run_id,
+            "thread_id": row.thread_id,
+            "instance_id": row.instance_id,
+            "attempt": max(run.attempt, 1),
+            "at_ms": to_ms(self._clock.now()),
+        }
+        if run.phase is RunPhase.FAILED:
+            code, retryable = str(run.end.get("code", "internal")), bool(run.end.get("retryable", True))
+            return RunFailed(**common, code=code, retryable=retryable)
+        usage = run.end.get("usage") or {}
+        return RunFinished(
+            **common,
+            first_text_ms=run.end.get("first_text_ms"),
+            duration_ms=int(run.end.get("duration_ms") or 0),
+            input_tokens=usage.get("input_tokens"),
+            output_tokens=usage.get("output_tokens"),
+        )
+
+    # --- housekeeping
+
+    async def drop_orphans(self, older_than_s: int) -> int:
+        old = runs.c.touched_at < sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, older_than_s)
+        has_text = sa.exists().where(pending_texts.c.run_id == runs.c.run_id)
+        delete = runs.delete().where(runs.c.status == "accepted", old, has_text)
+        async with self._database.unit_of_work() as work:
+            return (await work.connection.execute(delete)).rowcount
+
+    async def stale(self, older_than_s: int) -> Sequence[RunRow]:
+        old = runs.c.touched_at < sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, older_than_s)
+        free = sa.or_(threads.c.lease_expires_at.is_(None), threads.c.lease_expires_at < sa.func.now())
+        # The text of an accepted run goes when the log holds it: from then on somebody has to bring it to its end.
+        logged = sa.or_(runs.c.status == "running", pending_texts.c.run_id.is_(None))
+        query = _ROW.where(runs.c.status.in_(OPEN), logged, old, free).order_by(runs.c.touched_at).limit(100)
+        async with self._database.connect() as connection:
+            return [_run_row(row) for row in (await connection.execute(query)).all()]
+
+
+async def _check_fence(connection: AsyncConnection, lease: Lease) -> None:
+    query = sa.select(threads.c.lease_fence).where(threads.c.thread_id == lease.thread_id).with_for_update()
+    if await connection.scalar(query) != lease.fence:
+        raise LeaseLost("another worker took this thread", thread_id=lease.thread_id)
+
+
+def _run_row(row: Any) -> RunRow:
+    return RunRow(
+        tenant=row.tenant,
+        thread_id=row.thread_id,
+        run_id=row.run_id,
+        instance_id=row.instance_id,
+        session_key=row.session_key,
+        message_id=row.message_id,
+        text=row.text,
+        ended=row.status not in OPEN,
+        quiet=row.quiet_sequence,
+        accepted=bool(row.accepted),
+    )

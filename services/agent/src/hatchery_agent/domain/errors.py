@@ -1,0 +1,23 @@
+"""Errors of the agent service.
+
+HatcheryError
+└── DependencyUnavailable
+    ├── ThreadBusy      another worker holds the thread's lease: wait, uncounted
+    └── LeaseLost       another worker has taken over: stop at once, the fold decides anew
+"""
+
+from __future__ import annotations
+
+from hatchery_common.errors import DependencyUnavailable
+
+
+class ThreadBusy(DependencyUnavailable):
+    """Another worker holds the thread."""
+
+    code = "thread_busy"
+
+
+class LeaseLost(DependencyUnavailable):
+    """The lease went to another worker; nothing more may be written by this one."""
+
+    code = "lease_lost"

@@ -1,0 +1,1 @@
+"""The website's door: authentication, intents, read models and event streams."""

@@ -1,0 +1,1 @@
+"""Pure rules of the api: who is who, what an intent does, what is shown."""

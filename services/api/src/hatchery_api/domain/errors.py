@@ -1,0 +1,91 @@
+"""Errors of the website's door.
+
+HatcheryError
+├── Refused
+│   ├── Unauthenticated       no valid proof of who is asking
+│   ├── AccessRequired        the person is not admitted (waitlist, or access withdrawn)
+│   └── ForeignOrigin         a cookie request that changes state did not come from our own pages
+├── InvalidInput
+│   ├── BodyTooLarge
+│   └── IdempotencyMismatch   the key was used with another body
+├── NotFound
+│   └── NoInstance            the user has no instance of this name
+├── Conflict
+│   └── InstanceDeleting      the instance is being deleted; the operation is named
+└── DependencyUnavailable
+    └── RuntimeUnavailable    the runtime API does not answer
+RuntimeRefused stands beside them: the runtime API's own typed refusal, passed on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hatchery_common.errors import (
+    Conflict,
+    DependencyUnavailable,
+    HatcheryError,
+    InvalidInput,
+    NotFound,
+    Refused,
+    Retry,
+)
+
+
+class Unauthenticated(Refused):
+    """No valid proof of who is asking."""
+
+    code = "unauthenticated"
+
+
+class AccessRequired(Refused):
+    """The person is known or not, but not admitted."""
+
+    code = "access_required"
+
+
+class ForeignOrigin(Refused):
+    """A cookie alone does not allow changes from another site's page."""
+
+    code = "foreign_origin"
+
+
+class BodyTooLarge(InvalidInput):
+    """The request's body exceeds the limit."""
+
+    code = "body_too_large"
+
+
+class IdempotencyMismatch(InvalidInput):
+    """The Idempotency-Key was used before with another body."""
+
+    code = "idempotency_mismatch"
+
+
+class NoInstance(NotFound):
+    """The user has no instance of this name."""
+
+    code = "no_instance"
+
+
+class InstanceDeleting(Conflict):
+    """The instance is being deleted; context names the operation."""
+
+    code = "instance_deleting"
+
+
+class RuntimeUnavailable(DependencyUnavailable):
+    """The runtime API does not answer in time."""
+
+    code = "runtime_unavailable"
+
+
+class RuntimeRefused(HatcheryError):
+    """The runtime API answered with an error of its own; `remote_code` names it."""
+
+    code = "runtime_error"
+    retry = Retry.NEVER
+
+    def __init__(self, remote_code: str, message: str, *, hint: str | None = None, **context: Any) -> None:
+        super().__init__(message, hint=hint, **context)
+        self.remote_code = remote_code

@@ -1,0 +1,177 @@
+"""Threads: create them with the agent, and hand it messages to answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hatchery_common.clock import Clock, to_ms
+from hatchery_common.contracts.threads import (
+    CREATE_THREAD,
+    GET_THREAD,
+    LIST_THREADS,
+    SUBMIT_MESSAGE,
+    CreateThreadRequest,
+    GetThreadRequest,
+    ListThreadsRequest,
+    PostMessage,
+    SubmitMessageRequest,
+    ThreadView,
+)
+from hatchery_common.failpoints import reach
+from hatchery_common.ids import new_id
+
+from hatchery_api.domain.errors import NoInstance
+from hatchery_api.domain.instances import DEFAULT_NAME
+from hatchery_api.handlers.intents import check_key
+from hatchery_api.ports import Calls, Reads, RequestKey, Run, Store
+
+
+@dataclass(frozen=True, slots=True)
+class NewThread:
+    """A thread to create on one of the tenant's instances."""
+
+    tenant: str
+    instance: str = DEFAULT_NAME
+    title: str | None = None
+    client_key: str | None = None
+    key: RequestKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A message to answer."""
+
+    tenant: str
+    thread_id: str
+    text: str
+    key: RequestKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """Where the message went."""
+
+    thread_id: str
+    run_id: str
+    message_id: str
+    instance_id: str
+    replayed: bool = False
+
+
+async def instance_id_of(tenant: str, name: str, *, store: Store) -> str:
+    """The id of the tenant's instance of this name; raises NoInstance."""
+    async with store.read() as reads:
+        claim = await reads.claims.find(tenant, name)
+    if claim is None:
+        raise NoInstance(f"there is no instance named {name}", hint="provision it first")
+    return claim.instance_id
+
+
+async def create_thread(new: NewThread, *, calls: Calls, store: Store, clock: Clock) -> ThreadView:
+    """The new thread, or the one that the client key or the Idempotency-Key already names."""
+    refs = await _seen(new.key, store)
+    if refs is not None:
+        request = GetThreadRequest(tenant=new.tenant, thread_id=refs.get("thread_id") or "")
+        return await calls.call(GET_THREAD, request)
+    instance_id = await instance_id_of(new.tenant, new.instance, store=store)
+    client_key = new.client_key or (f"idempotency:{new.key.key}" if new.key else None)
+    request = CreateThreadRequest(tenant=new.tenant, instance_id=instance_id, title=new.title, client_key=client_key)
+    view = await calls.call(CREATE_THREAD, request)
+    if new.key is not None:
+        async with store.begin() as work:
+            remembered = await work.keys.take(new.key, to_ms(clock.now()))
+            if remembered is None:
+                await work.keys.settle(new.key, {"thread_id": view.thread_id})
+            else:
+                check_key(new.key, remembered)
+    return view
+
+
+async def thread_of_session(tenant: str, instance: str, session_key: str, *, calls: Calls, store: Store) -> str:
+    """The thread that speaks in this OpenClaw session, or a new one named after it."""
+    instance_id = await instance_id_of(tenant, instance, store=store)
+    found = await calls.call(LIST_THREADS, ListThreadsRequest(tenant=tenant, limit=200))
+    for thread in found.threads:
+        if thread.session_key == session_key and thread.instance_id == instance_id:
+            return thread.thread_id
+    return await _named_thread(tenant, instance, f"session:{session_key}", calls=calls, store=store)
+
+
+async def default_thread(tenant: str, instance: str, *, calls: Calls, store: Store) -> str:
+    """The one thread of an instance that a chat without a thread goes to."""
+    return await _named_thread(tenant, instance, "default", calls=calls, store=store)
+
+
+async def _named_thread(tenant: str, instance: str, name: str, *, calls: Calls, store: Store) -> str:
+    instance_id = await instance_id_of(tenant, instance, store=store)
+    client_key = f"{name}:{instance_id}"[:200]
+    request = CreateThreadRequest(tenant=tenant, instance_id=instance_id, client_key=client_key)
+    return (await calls.call(CREATE_THREAD, request)).thread_id
+
+
+async def post_message(post: Post, *, calls: Calls, store: Store, clock: Clock) -> Posted:
+    """Accept a message: the agent holds its text before the command that makes it a run is committed."""
+    refs = await _seen(post.key, store)
+    if refs is not None:
+        return _posted(refs)
+    run_id, message_id = new_id("run"), new_id("msg")
+    submitted = await calls.call(
+        SUBMIT_MESSAGE,
+        SubmitMessageRequest(
+            tenant=post.tenant, thread_id=post.thread_id, run_id=run_id, message_id=message_id, text=post.text
+        ),
+    )
+    reach("api.after_submit")
+    posted = Posted(submitted.thread_id, run_id, submitted.message_id, submitted.instance_id)
+    posted = await _commit(post, posted, store=store, now_ms=to_ms(clock.now()))
+    reach("api.after_post_commit")
+    return posted
+
+
+async def _commit(post: Post, posted: Posted, *, store: Store, now_ms: int) -> Posted:
+    async with store.begin() as work:
+        if post.key is not None:
+            remembered = await work.keys.take(post.key, now_ms)
+            if remembered is not None:
+                return _posted(check_key(post.key, remembered))
+            await work.keys.settle(post.key, _refs(posted))
+        await work.runs.put(
+            Run(posted.run_id, post.tenant, posted.thread_id, posted.instance_id, "queued", 0, now_ms, now_ms)
+        )
+        command = PostMessage(
+            tenant=post.tenant,
+            thread_id=posted.thread_id,
+            run_id=posted.run_id,
+            instance_id=posted.instance_id,
+            message_id=posted.message_id,
+        )
+        await work.emit(command, id=posted.run_id)
+    return posted
+
+
+async def _seen(key: RequestKey | None, store: Store) -> dict[str, str | None] | None:
+    if key is None:
+        return None
+    async with store.read() as reads:
+        return await _remembered(key, reads)
+
+
+async def _remembered(key: RequestKey, reads: Reads) -> dict[str, str | None] | None:
+    remembered = await reads.keys.find(key)
+    return check_key(key, remembered) if remembered else None
+
+
+def _refs(posted: Posted) -> dict[str, str | None]:
+    return {
+        "thread_id": posted.thread_id,
+        "run_id": posted.run_id,
+        "message_id": posted.message_id,
+        "instance_id": posted.instance_id,
+    }
+
+
+def _posted(refs: dict[str, str | None]) -> Posted:
+    thread_id, run_id, message_id, instance_id = (
+        refs.get(name) or "" for name in ("thread_id", "run_id", "message_id", "instance_id")
+    )
+    return Posted(thread_id, run_id, message_id, instance_id, replayed=True)

@@ -1,0 +1,75 @@
+"""Server-sent events on the wire."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from fastapi.responses import StreamingResponse
+from hatchery_common.errors import HatcheryError
+from hatchery_common.log import redact_text
+
+LIMIT_S = 900.0
+HEARTBEAT = b": heartbeat\n\n"
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+_EVENT_SCHEMA: dict[str, Any] = {
+    "description": "one event; `data` is JSON",
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "retry": {"type": "integer"},
+    },
+}
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Server-sent events", "content": {"text/event-stream": {"schema": _EVENT_SCHEMA}}}
+}
+
+
+def frame(event: str, data: Any, sequence: int | None = None) -> bytes:
+    """One event; its id, where it has one, is what `Last-Event-ID` resumes after."""
+    head = f"id: {sequence}\n" if sequence is not None else ""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return f"{head}event: {event}\ndata: {text}\n\n".encode("utf-8", "replace")
+
+
+class EventStream(StreamingResponse):
+    """Streams frames; a typed error on the way becomes an `error` event, never a silent end.
+
+    After LIMIT_S the stream ends, since who may read was checked at its start; a browser reconnects by itself, and `at_limit`
+    tells those who cannot.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes],
+        status_code: int = 200,
+        headers: dict[str, str] | None = None,
+        *,
+        at_limit: bytes = b": please reconnect\n\n",
+        limit_s: float = LIMIT_S,
+    ) -> None:
+        guarded = _guarded(frames, at_limit, limit_s)
+        super().__init__(guarded, status_code, {**_HEADERS, **(headers or {})})
+
+
+async def _guarded(frames: AsyncGenerator[bytes], at_limit: bytes, limit_s: float) -> AsyncGenerator[bytes]:
+    """The frames, with errors named and an end; heartbeats make sure that the limit is noticed."""
+    began = time.monotonic()
+    yield b"retry: 2000\n\n"
+    try:
+        async for one in frames:
+            yield one
+            if time.monotonic() - began > limit_s:
+                yield at_limit
+                return
+    except HatcheryError as error:
+        code = getattr(error, "remote_code", None) or error.code
+        yield frame("error", {"code": code, "message": redact_text(error.message), "hint": error.hint})
+    finally:
+        await frames.aclose()

@@ -1,0 +1,1 @@
+"""Owner of money: the double-entry ledger, grants and charges."""

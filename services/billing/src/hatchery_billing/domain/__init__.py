@@ -1,0 +1,1 @@
+"""The ledger's arithmetic: no I/O, no clock."""

@@ -1,0 +1,1 @@
+"""Owner of instances: reconciles desired and observed machines through drivers."""

@@ -1,0 +1,1 @@
+"""One module per technology that this service talks to."""

@@ -1,0 +1,138 @@
+"""The directory of one instance on this host: labels, what a boot left behind, and its removal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_LABELS = "machine.json"
+_LOCKS = Path("/tmp")  # noqa: S108 - OpenClaw keeps its locks there whatever TMPDIR says
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Whose machine this is, and the process that was started for it; a pid counts only with its start time."""
+
+    instance_id: str
+    machine_id: str
+    generation: int
+    epoch: int
+    operation_id: str | None = None
+    pid: int | None = None
+    started_ticks: int | None = None
+
+
+@dataclass(frozen=True)
+class InstanceDirectory:
+    """`<machines>/<instance id>`: the root of a controller, ours; inside it the gateway's user owns its own directories."""
+
+    root: Path
+
+    @property
+    def log(self) -> Path:
+        return self.root / "logs" / "controller.log"
+
+    def create(self) -> None:
+        """Make it passable for the gateway's user and readable for nobody else."""
+        self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.root.chmod(0o711)
+        (self.root / "logs").mkdir(mode=0o700, exist_ok=True)
+
+    def labels(self) -> Labels | None:
+        """The machine that lives here, or None."""
+        try:
+            return Labels(**json.loads((self.root / _LABELS).read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write_labels(self, labels: Labels) -> None:
+        """Replace the labels atomically and durably."""
+        draft = self.root / f".{_LABELS}"
+        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(file, "wb") as out:
+            out.write(json.dumps(asdict(labels)).encode())
+            out.flush()
+            os.fsync(out.fileno())
+        draft.replace(self.root / _LABELS)
+
+    def forget_machine(self) -> None:
+        """Remove what belongs to a machine and not to the data."""
+        for name in (_LABELS, f".{_LABELS}", "controller.json", "controller.lock"):
+            (self.root / name).unlink(missing_ok=True)
+
+    def controller_record(self) -> dict[str, Any]:
+        """What the controller wrote about itself and its gateway; empty when it is missing or broken."""
+        try:
+            found: object = json.loads((self.root / "controller.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return dict(found) if isinstance(found, dict) else {}  # pyright: ignore[reportUnknownArgumentType]
+
+    def log_tail(self, lines: int) -> list[str]:
+        """The newest lines of the gateway's log, or of the controller's if there are none."""
+        for path in (self.root / "logs" / "gateway.log", self.log):
+            found = _tail(path, lines)
+            if found:
+                return found
+        return []
+
+    def remove(self, uid: int | None) -> None:
+        """Remove everything, locks first: their names follow from paths that must still be there."""
+        for path in self._locks(uid):
+            path.unlink(missing_ok=True)
+        if uid is not None and not _is_at_work(uid):  # another stack of this host may use the same user
+            _remove_tree(_LOCKS / f"openclaw-state-locks-{uid}")
+            _remove_tree(_LOCKS / f".openclaw-terminal-staging-{uid}")
+            _remove_tree(_LOCKS / f"openclaw-{uid}")
+        _remove_tree(self.root)
+
+    def _locks(self, uid: int | None) -> Iterator[Path]:
+        """OpenClaw's lock files of this state directory, named by a hash of each database's real path."""
+        directory = _LOCKS / f"openclaw-state-locks-{os.getuid() if uid is None else uid}"
+        state = self.root.resolve() / "state"
+        databases = {state / "state" / "openclaw.sqlite", *state.rglob("*.sqlite")}  # each agent has one of its own
+        for database in databases:
+            name = hashlib.sha256(str(database).encode()).hexdigest()[:8]
+            yield from directory.glob(f"*.{name}.lock.sqlite*")
+
+
+def _tail(path: Path, lines: int) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 64 * 1024))
+            return file.read().decode(errors="replace").splitlines()[-lines:]
+    except OSError:
+        return []
+
+
+def _is_at_work(uid: int) -> bool:
+    """Whether a process of this user lives."""
+    return any(
+        process.info["uids"] and process.info["uids"].real == uid and process.info["status"] != psutil.STATUS_ZOMBIE
+        for process in psutil.process_iter(["uids", "status"])
+    )
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove a tree and follow no link; what vanishes meanwhile is gone, too."""
+    try:
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            path.unlink(missing_ok=True)
+            return
+    except FileNotFoundError:
+        return
+    while path.exists():
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            continue

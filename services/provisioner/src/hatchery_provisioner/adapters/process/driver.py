@@ -1,0 +1,346 @@
+"""Drives machines that are processes of this host. Without root they share our user: then nothing isolates them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from hatchery_common.clock import Clock, to_ms
+from hatchery_common.log import redact_text
+
+from hatchery_provisioner.adapters.process import identity, spawning
+from hatchery_provisioner.adapters.process.directory import InstanceDirectory, Labels
+from hatchery_provisioner.adapters.process.leases import Lease, Leases
+from hatchery_provisioner.domain.errors import DriverCapacity, DriverPermanent, DriverTransient
+from hatchery_provisioner.domain.observations import Observation, Phase
+from hatchery_provisioner.domain.reasons import Reason
+from hatchery_provisioner.ports import (
+    BootSecrets,
+    ControllerState,
+    ExecResult,
+    MachineRef,
+    MachineSpec,
+    Owned,
+    Placement,
+)
+
+_KILL_S = 5.0
+_PORT_TRIES = 20
+
+
+@dataclass(frozen=True)
+class ProcessPlaces:
+    """Where things are on this host; `environment` goes to every gateway."""
+
+    machines: Path
+    node: Path
+    openclaw: Path
+    min_free_bytes: int = 64 * 1024 * 1024
+    environment: dict[str, str] = field(default_factory=dict[str, str])
+
+
+class ControllerCalls(Protocol):
+    """What the driver asks of a controller; None and False when nobody answers with the machine's token."""
+
+    async def state(
+        self, address: str, machine_id: str, *, since: int | None, wait_s: float
+    ) -> ControllerState | None: ...
+
+    async def stop(self, address: str, machine_id: str, *, deadline_s: float) -> bool: ...
+
+
+class ProcessDriver:
+    """The MachineDriver port. A machine's identity is its directory's labels plus pid, start time and token answer."""
+
+    name = "process"
+
+    def __init__(
+        self,
+        places: ProcessPlaces,
+        leases: Leases,
+        controllers: ControllerCalls,
+        clock: Clock,
+        *,
+        is_free: Callable[[int], bool] = spawning.is_free,
+    ) -> None:
+        self._places = replace(places, machines=places.machines.absolute())
+        self._leases = leases
+        self._controllers = controllers
+        self._clock = clock
+        self._is_free = is_free
+
+    async def prepare_image(self) -> str:
+        """Check that Node and OpenClaw are installed; returns OpenClaw's version."""
+        for path in (self._places.node, self._places.openclaw):
+            if not path.is_file():
+                raise DriverPermanent(Reason.NOT_INSTALLED, f"{path.name} is not installed at its place")
+        try:
+            package = json.loads((self._places.openclaw.parent / "package.json").read_bytes())
+            return str(package["version"])
+        except (OSError, ValueError, KeyError):
+            return "unknown"
+
+    async def ensure(self, spec: MachineSpec) -> Placement:
+        """Reserve port and user, then make the directory with its labels."""
+        directory = self._directory(spec.instance_id)
+        if spec.expects_storage and not directory.root.is_dir():
+            raise DriverPermanent(
+                Reason.STORAGE_MISSING, "the instance's directory is gone although it was used before"
+            )
+        found = directory.labels()
+        if found is not None and found.machine_id != spec.machine_id:
+            self._refuse_other(directory, found, spec)
+        lease = await self._leases.reserve(spec.instance_id)
+        try:
+            directory.create()
+            self._require_space()
+            if found is None or found.machine_id != spec.machine_id:
+                directory.write_labels(
+                    Labels(spec.instance_id, spec.machine_id, spec.generation, spec.epoch, spec.operation_id)
+                )
+        except OSError as error:
+            raise spawning.refused(error, "making the instance's directory") from error
+        return self._placement(lease)
+
+    def _refuse_other(self, directory: InstanceDirectory, found: Labels, spec: MachineSpec) -> None:
+        if found.generation > spec.generation:
+            raise DriverPermanent("stale_generation", "a newer machine of this instance exists")
+        if self._running(directory, found) is not None:
+            raise DriverTransient("former_machine_running", "the former machine of this instance still runs")
+
+    def _require_space(self) -> None:
+        if spawning.free_bytes(self._places.machines) < self._places.min_free_bytes:
+            needed = self._places.min_free_bytes // 1024**2
+            raise DriverPermanent(Reason.DISK_FULL, f"less than {needed} MiB are free for machines")
+
+    async def start(self, machine: MachineRef, secrets: BootSecrets) -> Placement:
+        """Spawn the controller unless it lives; labels learn its pid at once."""
+        spawning.reap()
+        directory = self._directory(machine.instance_id)
+        labels = directory.labels()
+        if labels is None or labels.machine_id != machine.machine_id:
+            raise DriverTransient("machine_absent", "the machine's labels are gone: it must be created again")
+        lease = await self._leases.reserve(machine.instance_id)
+        running = self._running(directory, labels)
+        if running is not None:
+            self._adopt(directory, labels, running)
+            return self._placement(lease)
+        await self._end_stragglers(directory, lease)
+        self._require_space()
+        lease = await self._with_free_ports(machine.instance_id, lease)
+        boot = spawning.bundle(
+            machine.machine_id,
+            lease,
+            secrets,
+            node=str(self._places.node),
+            openclaw=str(self._places.openclaw),
+            environment=self._places.environment,
+        )
+        pid = await asyncio.to_thread(spawning.spawn, directory, lease, boot)
+        self._adopt(directory, labels, pid)
+        return self._placement(lease)
+
+    def _adopt(self, directory: InstanceDirectory, labels: Labels, pid: int) -> None:
+        ticks = identity.started_ticks(pid)
+        try:
+            directory.write_labels(replace(labels, pid=pid, started_ticks=ticks))
+        except OSError as error:
+            raise spawning.refused(error, "writing the machine's labels") from error
+
+    async def _with_free_ports(self, instance_id: str, lease: Lease) -> Lease:
+        """A lease whose ports nobody listens on; a taken one is put aside for a while."""
+        for _ in range(_PORT_TRIES):
+            if self._is_free(lease.port) and self._is_free(lease.controller_port):
+                return lease
+            try:
+                lease = await self._leases.move(instance_id, lease.port)
+            except DriverCapacity as error:
+                held = f"another program holds port {lease.port} or {lease.controller_port}, and no other is free"
+                raise DriverCapacity(Reason.PORT_TAKEN, held) from error
+        raise DriverCapacity(Reason.PORT_TAKEN, f"{_PORT_TRIES} ports in a row are held by other programs")
+
+    async def stop(self, machine: MachineRef, *, grace_s: float) -> None:
+        """Ask the controller to end its gateway and itself; kill both when it does not within the grace."""
+        directory = self._directory(machine.instance_id)
+        labels = directory.labels()
+        if labels is None or labels.machine_id != machine.machine_id:
+            return
+        pid = self._running(directory, labels)
+        ticks = identity.started_ticks(pid) if pid is not None else None
+        if pid is not None and ticks is not None:
+            await self._end(machine, pid, ticks, grace_s)
+        await self._end_stragglers(directory, await self._leases.find(machine.instance_id))
+        spawning.reap()
+
+    async def _end(self, machine: MachineRef, pid: int, ticks: int, grace_s: float) -> None:
+        lease = await self._leases.find(machine.instance_id)
+        asked = False
+        if lease is not None and grace_s > 0:
+            asked = await self._controllers.stop(lease.controller, machine.machine_id, deadline_s=grace_s)
+        if not asked and grace_s > 0 and identity.is_same(pid, ticks):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 15)  # a controller that cannot be reached still stops in order on SIGTERM
+        if grace_s > 0 and await identity.wait_gone(pid, ticks, grace_s + 2.0):
+            return
+        if identity.is_same(pid, ticks):
+            identity.kill_group(pid)
+        await identity.wait_gone(pid, ticks, _KILL_S)
+
+    async def _end_unlabelled(self, directory: InstanceDirectory) -> None:
+        """Kill controllers that no labels name any more: one would start its gateway again in a directory that is going."""
+        for root, pid in list(identity.controllers(self._places.machines)):
+            ticks = identity.started_ticks(pid)
+            if root == directory.root and ticks is not None:
+                identity.kill_group(pid)
+                if not await identity.wait_gone(pid, ticks, _KILL_S):
+                    raise DriverTransient("still_running", "a controller of the instance does not end")
+        spawning.reap()
+
+    async def _end_stragglers(self, directory: InstanceDirectory, lease: Lease | None) -> None:
+        """Kill what a controller that died hard left running under this root or its user, and see it gone."""
+        pids = set(identity.stragglers(directory.root))
+        if lease is not None and lease.uid is not None:
+            pids.update(identity.abandoned(lease.uid))  # a tenant's process may have dropped its environment
+        found = [(pid, identity.started_ticks(pid)) for pid in pids]
+        for pid, _ in found:
+            identity.kill_group(pid)
+        for pid, ticks in found:
+            if ticks is not None and not await identity.wait_gone(pid, ticks, _KILL_S):
+                raise DriverTransient("still_running", "a process of the machine does not end")
+
+    async def observe(self, machine: MachineRef) -> Observation:
+        """Look at labels and processes."""
+        spawning.reap()
+        directory = self._directory(machine.instance_id)
+        labels = directory.labels()
+        now_ms = to_ms(self._clock.now())
+        if labels is None or labels.machine_id != machine.machine_id:
+            return Observation(Phase.ABSENT, now_ms)
+        pid = self._running(directory, labels)
+        ticks = identity.started_ticks(pid) if pid is not None else None
+        if pid is None or ticks is None:
+            return Observation(Phase.STOPPED, now_ms, detail=_last_words(directory))
+        if not await self._answers_as(machine, labels, pid):
+            return Observation(Phase.UNKNOWN, now_ms, detail="another machine answers in its place")
+        lease = await self._leases.find(machine.instance_id)
+        return Observation(
+            Phase.RUNNING,
+            now_ms,
+            boot_id=identity.boot_id(machine.machine_id, pid, ticks),
+            started_at_ms=identity.started_at_ms(pid),
+            endpoint=lease.endpoint if lease else None,
+            controller=lease.controller if lease else None,
+        )
+
+    async def _answers_as(self, machine: MachineRef, labels: Labels, pid: int) -> bool:
+        """Adopt a process that our labels do not know only if it does not answer as another machine."""
+        if labels.pid == pid:
+            return True
+        record = self._directory(machine.instance_id).controller_record()
+        if record.get("pid") == pid and record.get("machine_id") not in (None, machine.machine_id):
+            return False
+        self._adopt(self._directory(machine.instance_id), labels, pid)
+        return True
+
+    def _running(self, directory: InstanceDirectory, labels: Labels) -> int | None:
+        """The pid of this machine's controller: from the labels, else by looking for its command line."""
+        if identity.is_same(labels.pid, labels.started_ticks):
+            return labels.pid
+        for root, pid in identity.controllers(self._places.machines):
+            if root == directory.root:
+                return pid
+        return None
+
+    async def delete(self, machine: MachineRef) -> None:
+        """End the machine and remove what is not data."""
+        directory = self._directory(machine.instance_id)
+        labels = directory.labels()
+        if labels is None or labels.machine_id != machine.machine_id:
+            return
+        await self.stop(machine, grace_s=0.0)
+        if self._running(directory, labels) is not None:
+            raise DriverTransient("still_running", "the machine's controller did not end")
+        directory.forget_machine()
+
+    async def delete_storage(self, instance_id: str) -> None:
+        """Remove the directory, the lock files elsewhere, and the lease."""
+        directory = self._directory(instance_id)
+        lease = await self._leases.find(instance_id)
+        if directory.root.exists():
+            await self._end_unlabelled(directory)
+            await self._end_stragglers(directory, lease)
+        try:
+            await asyncio.to_thread(directory.remove, lease.uid if lease else None)
+        except OSError as error:
+            raise spawning.refused(error, "removing the instance's directory") from error
+        await self._leases.release(instance_id)
+
+    async def exec(self, machine: MachineRef, command: Sequence[str], *, timeout_s: float) -> ExecResult:
+        """Run a command as the gateway's user in its home."""
+        directory = self._directory(machine.instance_id)
+        lease = await self._leases.find(machine.instance_id)
+        uid = lease.uid if lease else None
+        environment = {"PATH": f"{self._places.node.parent}:/usr/bin:/bin", "HOME": str(directory.root / "home")}
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            cwd="/",
+            env=environment,
+            start_new_session=True,
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else [],
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                output, _ = await process.communicate()
+        except TimeoutError:
+            identity.kill_group(process.pid)
+            await process.wait()
+            raise DriverTransient(Reason.DRIVER_TIMEOUT, f"the command did not end within {timeout_s:g} s") from None
+        return ExecResult(process.returncode or 0, redact_text(output.decode(errors="replace")))
+
+    async def logs(self, machine: MachineRef, *, lines: int) -> tuple[str, ...]:
+        """The tail of its log, redacted."""
+        return tuple(redact_text(line) for line in self._directory(machine.instance_id).log_tail(lines))
+
+    async def list_owned(self) -> Sequence[Owned]:
+        """Every directory below ours, with the machine that its labels name, if any."""
+        if not self._places.machines.is_dir():
+            return []
+        living = dict(identity.controllers(self._places.machines))
+        found: list[Owned] = []
+        for root in sorted(self._places.machines.iterdir()):
+            if not root.is_dir() or root.name.startswith("."):
+                continue
+            labels = InstanceDirectory(root).labels()
+            machine_id = labels.machine_id if labels else None
+            found.append(Owned(root.name, machine_id, labels.generation if labels else 0, root in living))
+        return found
+
+    async def stop_all(self, *, grace_s: float) -> None:
+        """Stop every machine at once, as when the whole stack goes down; desired state is not ours to touch."""
+        owned = [one for one in await self.list_owned() if one.machine_id is not None and one.running]
+        refs = [MachineRef(one.instance_id, one.machine_id) for one in owned if one.machine_id is not None]
+        await asyncio.gather(*(self.stop(ref, grace_s=grace_s) for ref in refs))
+
+    def _directory(self, instance_id: str) -> InstanceDirectory:
+        if "/" in instance_id or instance_id.startswith("."):
+            raise DriverPermanent("bad_id", "an instance id that is no plain name")
+        return InstanceDirectory(self._places.machines / instance_id)
+
+    def _placement(self, lease: Lease) -> Placement:
+        return Placement({"port": lease.port, "uid": lease.uid}, lease.endpoint, lease.controller)
+
+
+def _last_words(directory: InstanceDirectory) -> str:
+    tail = directory.log_tail(1)
+    return f"the machine ended; its log's last line: {redact_text(tail[-1])}"[:500] if tail else "the machine ended"

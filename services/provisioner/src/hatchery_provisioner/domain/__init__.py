@@ -1,0 +1,1 @@
+"""The life of an instance as pure functions: no input or output, no clock."""

@@ -1,0 +1,87 @@
+"""What a driver saw, and what it changes in an instance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from hatchery_common.contracts.instances import DesiredState
+
+from hatchery_provisioner.domain.instance import Instance, MachineStage, Power
+from hatchery_provisioner.domain.limits import Limits
+from hatchery_provisioner.domain.reasons import Reason
+
+
+class Phase(StrEnum):
+    """A machine as its driver sees it; a provider's state that we do not know is `unknown`, never a known one."""
+
+    ABSENT = "absent"
+    STOPPED = "stopped"
+    RUNNING = "running"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One look at a machine."""
+
+    phase: Phase
+    observed_at_ms: int
+    boot_id: str | None = None
+    started_at_ms: int | None = None
+    endpoint: str | None = None
+    controller: str | None = None
+    detail: str = ""
+    state: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+_POWER = {Phase.RUNNING: Power.ON, Phase.STOPPED: Power.OFF, Phase.ABSENT: Power.OFF, Phase.UNKNOWN: Power.UNKNOWN}
+
+
+def fold(instance: Instance, seen: Observation, limits: Limits, now_ms: int) -> Instance:
+    """The instance after a look at its current machine."""
+    machine = instance.machine
+    if machine is None or machine.stage is MachineStage.PLANNED:
+        return instance
+    same_boot = seen.boot_id is not None and seen.boot_id == machine.boot_id
+    power = _POWER[seen.phase]
+    if power is Power.UNKNOWN:
+        return _out_of_sight(instance, seen).with_machine(power=power)
+    if power is Power.ON:
+        renewed = {} if same_boot else {"ready": False, "degraded": False}
+        return instance.evolve(**renewed).with_machine(
+            power=power,
+            boot_id=seen.boot_id,
+            endpoint=seen.endpoint or machine.endpoint,
+            controller=seen.controller or machine.controller,
+        )
+    after = _ended_by_itself(instance, seen, limits, now_ms) if machine.boot_id else instance
+    lost = seen.phase is Phase.ABSENT and instance.desired is DesiredState.RUNNING
+    stage = MachineStage.PLANNED if lost else machine.stage  # a ghost: the row is there, the machine is not
+    return after.evolve(ready=False, degraded=False).with_machine(power=power, boot_id=None, stage=stage)
+
+
+def _out_of_sight(instance: Instance, seen: Observation) -> Instance:
+    """A ready machine that nobody can see is degraded: neither called ready, nor stopped, nor replaced."""
+    if not instance.ready:
+        return instance
+    return instance.evolve(
+        degraded=True, reason=Reason.MACHINE_UNKNOWN, message=seen.detail or "the driver cannot see it"
+    )
+
+
+def _ended_by_itself(instance: Instance, seen: Observation, limits: Limits, now_ms: int) -> Instance:
+    """A boot ended that nobody had asked to end: count it, and start again at once only if it had been healthy."""
+    if instance.desired is not DesiredState.RUNNING or instance.failed or instance.renew:
+        return instance
+    since = instance.ready_since_ms
+    healthy = instance.ready and since is not None and now_ms - since >= limits.healthy_s * 1000
+    attempts = 1 if healthy else instance.attempts + 1
+    pause = 0 if healthy else limits.backoff_ms(attempts)
+    return instance.evolve(
+        attempts=attempts,
+        not_before_ms=now_ms + pause if pause else None,
+        reason=Reason.MACHINE_LOST,
+        message=seen.detail or "the machine ended by itself and is started again",
+    )

@@ -1,0 +1,9 @@
+"""Makes the fakes of this directory importable by its test modules."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[3] / "tests" / "contracts"))

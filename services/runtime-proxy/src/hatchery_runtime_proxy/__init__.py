@@ -1,0 +1,1 @@
+"""Owner of all bytes to and from gateways: runtime API, probe and model gateway."""
