@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from whole_stack import eventually
@@ -47,48 +49,55 @@ def checkout(tmp_path: Path) -> Generator[Path]:
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not engine_answers(), reason="no Docker engine with docker-compose answers here")
 def test_the_composed_stack_becomes_healthy(checkout: Path) -> None:
-    build = [
-        "docker",
-        "build",
-        "-q",
-        "--network",
-        "host",
-        "-t",
-        "hatchery-service",
-        "-f",
-        "container/Dockerfile.service",
-        ".",
-    ]
-    subprocess.run(build, cwd=checkout, check=True, timeout=800, capture_output=True)
+    _build(checkout, "hatchery-service", "container/Dockerfile.service", ".")
+    _build(checkout, "hatchery-nats", "container/Dockerfile.nats", "container")
     compose(checkout, "up", "-d")
-    wanted = {"postgres", "api", "provisioner", "billing", "agent", "runtime-proxy"}
-
-    def healthy() -> bool:
-        return all("healthy" in _state(checkout, name) for name in wanted)
-
-    eventually(healthy, 180, every=2)
-    published = {name for name in (*wanted, "nats") if _ports(checkout, name)}
-    assert published == {"api", "runtime-proxy"}
+    wanted = {"nats", "postgres", "api", "provisioner", "billing", "agent", "runtime-proxy"}
+    eventually(lambda: all(_health(checkout, name) == "healthy" for name in wanted), 180, every=2)
+    assert {name for name in wanted if _ports(checkout, name)} == {"api", "runtime-proxy"}
     for name in ("api", "billing"):
-        seen = subprocess.run(
-            ["docker", "inspect", _container(checkout, name)], capture_output=True, text=True, check=True, timeout=30
-        ).stdout
+        seen = _docker("inspect", _container(checkout, name))
         for line in (checkout / "secrets" / f"{name}.env").read_text().splitlines():
             assert line.partition("=")[2] not in seen, "a secret shows in the container's inspection"
+
+    compose(checkout, "stop", "nats")
+    damage = "for file in $(find /data -name meta.inf -path '*/EVT/*'); do echo damaged > $file; done"
+    mounted = f"{PROJECT}_nats:/data"
+    _docker("run", "--rm", "-u", "0", "-v", mounted, "--entrypoint", "sh", "hatchery-service", "-c", damage)
+    compose(checkout, "start", "nats")
+    eventually(lambda: _last_probe(checkout, "nats")["ExitCode"] != 0, 60, every=1)
+    assert "503" in _last_probe(checkout, "nats")["Output"]
+
+
+def _build(checkout: Path, image: str, dockerfile: str, context: str) -> None:
+    command = ["docker", "build", "-q", "--network", "host", "-t", image, "-f", dockerfile, context]
+    subprocess.run(command, cwd=checkout, check=True, timeout=800, capture_output=True)
+
+
+def _docker(*words: str) -> str:
+    done = subprocess.run(["docker", *words], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def _container(checkout: Path, service: str) -> str:
     return compose(checkout, "ps", "-q", service).strip()
 
 
-def _inspect(checkout: Path, service: str, template: str) -> str:
-    command = ["docker", "inspect", "-f", template, _container(checkout, service)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+def _state(checkout: Path, service: str) -> dict[str, Any]:
+    return json.loads(_docker("inspect", "-f", "{{json .State}}", _container(checkout, service)))
 
 
-def _state(checkout: Path, service: str) -> str:
-    return _inspect(checkout, service, "{{.State.Health.Status}}").replace("unhealthy", "sick")
+def _health(checkout: Path, service: str) -> str:
+    return _state(checkout, service)["Health"]["Status"]
+
+
+def _last_probe(checkout: Path, service: str) -> dict[str, Any]:
+    """The newest run of the health check since the container started; one that never ran went well."""
+    state = _state(checkout, service)
+    ran = [one for one in state["Health"]["Log"] or () if one["Start"] > state["StartedAt"]]
+    return ran[-1] if ran else {"ExitCode": 0, "Output": ""}
 
 
 def _ports(checkout: Path, service: str) -> bool:
-    return "HostPort" in _inspect(checkout, service, "{{json .NetworkSettings.Ports}}")
+    return "HostPort" in _docker("inspect", "-f", "{{json .NetworkSettings.Ports}}", _container(checkout, service))
