@@ -18,7 +18,7 @@ from hatchery_cli.embedded import node, openclaw
 from hatchery_common.ids import tenant_key
 from hatchery_common.secrets import controller_token, mint_model_token, runtime_service_token
 from hatchery_common.testing.model_stub import ModelStub
-from hatchery_common.testing.nats import free_port
+from hatchery_common.testing.ports import free_port
 from people import Person
 from visitor import Visitor, refusal
 from whole_stack import WholeStack, eventually

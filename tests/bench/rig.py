@@ -19,7 +19,9 @@ import psutil
 from hatchery_cli.demo.website import Website
 from hatchery_cli.embedded.layout import SERVICES, Layout, Ports
 from hatchery_common.testing.fake_gateway import ENTRY
+from hatchery_common.testing.ports import free_port, give_back
 
+_PORTS = 300  # what a stack may use, from its base port
 CHECKOUT = Path(__file__).resolve().parents[2]
 FAKE = {
     "HATCHERY_PROVISIONER_NODE": sys.executable,
@@ -34,7 +36,7 @@ class Rig:
 
     def __init__(self, directory: Path, *, fake: bool = False) -> None:
         self.layout = Layout(directory)
-        self.ports = Ports(free_base())
+        self.ports = Ports(free_port(span=_PORTS))
         inherited = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
         self.environment = inherited | (FAKE if fake else {})
 
@@ -87,23 +89,7 @@ def rig(*, fake: bool = False, started: bool = True) -> Generator[Rig]:
     finally:
         made.hatchery("down")
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def free_base() -> int:
-    """A base port whose ports nobody uses now."""
-    for base in range(21_000, 31_000, 300):
-        if all(_is_free(base + offset) for offset in (0, 1, 2, *range(10, 15), 20, 21, 100, 101, 200, 201)):
-            return base
-    raise RuntimeError("no 300 free ports between 21000 and 31000")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+        give_back(made.ports.base, span=_PORTS)
 
 
 def operation(site: Website, answer: dict[str, Any], *, deadline_s: float = 300) -> None:

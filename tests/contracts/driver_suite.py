@@ -68,6 +68,8 @@ class DriverConformance:
         assert seen.phase is Phase.RUNNING
         assert seen.boot_id
         assert (seen.endpoint, seen.controller) == (placement.endpoint, placement.controller)
+        users = (placement.endpoint_uid, placement.controller_uid)
+        assert (seen.endpoint_uid, seen.controller_uid) == users
         await rig.driver.stop(ref(), grace_s=5)
         assert (await rig.driver.observe(ref())).phase is Phase.STOPPED
         await rig.driver.delete(ref())

@@ -1,183 +1,48 @@
 """What Hatchery relies on in a gateway, as one suite that the stand-in and the real OpenClaw both pass.
 
 A test module derives from `GatewayConformance` and supplies the fixture `gateway`: a started `GatewayProcess` with a `ModelStub`
-as its model provider, shared by the module. The tests that restart it stand last.
+as its model provider, shared by the module. The tests of `GatewayAccess` run first; those that restart the gateway stand last.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
+import time
 import uuid
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Self
 
-import httpx
 import pytest
-import pytest_asyncio
+from gateway_access import GatewayAccess
 from gateway_process import KEY, GatewayProcess
-from hatchery_common.secrets import machine_header_name, owner_identity, service_identity
-from hatchery_common.testing.model_stub import ModelStub
+from gateway_suite import LOOP, PATIENCE_S, TURN_S, UnderTest, late_hello, message_texts
 from hatchery_runtime_proxy.adapters.openclaw import OpenClawGateways
-from hatchery_runtime_proxy.adapters.openclaw_socket import GatewaySocket
 from hatchery_runtime_proxy.domain.chat import ChatEvent
-from hatchery_runtime_proxy.ports import (
-    GatewayRefusedIdentity,
-    GatewayRejected,
-    GatewayUnavailable,
-    GatewayUnreachable,
-    Identity,
-)
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from hatchery_runtime_proxy.ports import GatewayRejected
 
-LOOP = "module"
-# Every header by which some proxy is documented to name its user, OpenClaw's own included.
-DOCUMENTED_USER_HEADERS = (
-    "x-forwarded-user",
-    "x-forwarded-email",
-    "x-forwarded-preferred-username",
-    "x-auth-request-user",
-    "x-auth-request-email",
-    "x-authenticated-user",
-    "x-remote-user",
-    "remote-user",
-    "x-openclaw-user",
-    "cf-access-authenticated-user-email",
-    "x-pomerium-claim-email",
-    "x-goog-authenticated-user-email",
-    "tailscale-user-login",
-)
-_ATTRIBUTION = {"x-forwarded-for": "192.0.2.1", "x-forwarded-proto": "http"}
+__all__ = ["LOOP", "GatewayConformance", "UnderTest"]
 
 
-@dataclass(frozen=True)
-class UnderTest:
-    """The gateway and the model that it calls."""
+class Sent(NamedTuple):
+    """One turn, as `chat` takes it; its message is like no other."""
 
-    process: GatewayProcess
-    model: ModelStub
+    session: str
+    message: str
+    key: str
 
-    def session(self) -> str:
-        """A session key that nothing else uses."""
-        return f"agent:main:hatch:{uuid.uuid4().hex[:12]}"
-
-    def identity(self, who: str, machine_id: str | None = None) -> dict[str, str]:
-        """The right headers of a user; or another machine's."""
-        return {**_ATTRIBUTION, machine_header_name(KEY, machine_id or self.process.machine.machine_id): who}
-
-    def impostors(self) -> dict[str, dict[str, str]]:
-        """Requests by which somebody on this host, or a neighbour's machine, might pose as the owner."""
-        machine_id = self.process.machine.machine_id
-        found: dict[str, dict[str, str]] = {"nothing": {}, "attribution alone": dict(_ATTRIBUTION)}
-        for who in (owner_identity(machine_id), service_identity(machine_id)):
-            found[f"every documented header as {who}"] = {
-                **_ATTRIBUTION,
-                **dict.fromkeys(DOCUMENTED_USER_HEADERS, who),
-                "x-forwarded-host": "localhost",
-                "x-real-ip": "192.0.2.1",
-                "x-openclaw-scopes": "operator.admin",
-                "authorization": "Bearer guessed",
-            }
-            found[f"a neighbour's header as {who}"] = self.identity(who, "mch_neighbour")
-        found["a neighbour's headers"] = self.identity(owner_identity("mch_neighbour"), "mch_neighbour")
-        found["right name, unknown user"] = self.identity("somebody@else")
-        found["right name, no proxy headers"] = {machine_header_name(KEY, machine_id): owner_identity(machine_id)}
-        return found
+    @classmethod
+    def of(cls, session: str) -> Self:
+        return cls(session, f"the unlucky {uuid.uuid4().hex}", f"run_{uuid.uuid4().hex}")
 
 
-def message_texts(request: dict[str, Any], role: str) -> list[str]:
-    """The texts of a role in what the model was asked."""
-    texts: list[str] = []
-    for message in request["messages"]:
-        content = message["content"]
-        if message["role"] == role:
-            texts.append(content if isinstance(content, str) else "".join(part.get("text", "") for part in content))
-    return texts
+def asked_for(gateway: UnderTest, message: str) -> int:
+    """How often the model was asked for this message; the user text after it is the gateway's own."""
+    lasts = [text for request in gateway.model.requests for text in message_texts(request, "user")[-2:-1]]
+    return sum(message in text for text in lasts)
 
 
-@pytest.mark.asyncio(loop_scope=LOOP)
-class GatewayConformance:
-    """The suite."""
-
-    @pytest_asyncio.fixture(loop_scope=LOOP)
-    async def gateways(self, gateway: UnderTest) -> AsyncGenerator[OpenClawGateways]:
-        gateway.model.delay, gateway.model.status = 0.0, 200
-        client = OpenClawGateways(KEY)
-        yield client
-        await client.close()
-
-    async def turn(self, gateways: OpenClawGateways, gateway: UnderTest, *send: str) -> list[ChatEvent]:
-        async with asyncio.timeout(60):
-            return [event async for event in gateways.chat(gateway.process.machine, *send)]
-
-    async def test_health_needs_no_identity(self, gateway: UnderTest) -> None:
-        async with httpx.AsyncClient(trust_env=False) as client:
-            answer = await client.get(f"{gateway.process.machine.endpoint}/health")
-        assert (answer.status_code, answer.json()) == (200, {"ok": True, "status": "live"})
-
-    async def test_ready_and_hello(self, gateway: UnderTest, gateways: OpenClawGateways) -> None:
-        machine = gateway.process.machine
-        assert await gateways.ready(machine)
-        owner = await gateways.hello(machine, Identity.OWNER)
-        service = await gateways.hello(machine, Identity.SERVICE)
-        assert owner.version == "2026.9.6"
-        assert owner.boot_id == service.boot_id
-        assert owner.scopes == ("operator.admin",)
-        assert service.scopes == ("operator.read",), "scopes come from the configuration, not from what is asked for"
-
-    async def test_impostors_are_refused_over_http(self, gateway: UnderTest) -> None:
-        body = {"tool": "sessions_list", "args": {}}
-        async with httpx.AsyncClient(trust_env=False, base_url=gateway.process.machine.endpoint) as client:
-            for name, headers in gateway.impostors().items():
-                for path, sent in (("/tools/invoke", body), ("/v1/responses", {"model": "openclaw", "input": "hi"})):
-                    answer = await client.post(path, headers=headers, json=sent)
-                    assert answer.status_code in (401, 403), f"{name} on {path}: {answer.status_code}"
-                    assert "x-hatchery-" not in answer.text, "the secret header's name is echoed"
-
-    async def test_a_loopback_client_address_is_refused(self, gateway: UnderTest) -> None:
-        owner = owner_identity(gateway.process.machine.machine_id)
-        headers = {**gateway.identity(owner), "x-forwarded-for": "127.0.0.1"}
-        async with httpx.AsyncClient(trust_env=False, base_url=gateway.process.machine.endpoint) as client:
-            answer = await client.post("/tools/invoke", headers=headers, json={"tool": "sessions_list"})
-        assert answer.status_code == 403
-        assert answer.json()["error"]["type"] == "proxy_attribution_required"
-
-    async def test_impostors_are_refused_over_websocket(self, gateway: UnderTest) -> None:
-        url = gateway.process.machine.endpoint.replace("http", "ws")
-        for name, headers in gateway.impostors().items():
-            with pytest.raises((GatewayRefusedIdentity, GatewayUnreachable)):
-                socket = await GatewaySocket.open(url, headers, 10)
-                pytest.fail(f"{name} got in with {socket.hello.scopes}")
-
-    @pytest.mark.parametrize("auth", [{"token": "guessed"}, {"password": "guessed"}])
-    async def test_credentials_do_not_replace_the_identity(self, gateway: UnderTest, auth: dict[str, str]) -> None:
-        url = gateway.process.machine.endpoint.replace("http", "ws")
-        async with connect(url, proxy=None) as socket:
-            await socket.recv()
-            client = {"id": "cli", "version": "1", "platform": "linux", "mode": "cli"}
-            params = {"minProtocol": 4, "maxProtocol": 4, "role": "operator", "scopes": [], "client": client}
-            frame = {"type": "req", "id": "1", "method": "connect", "params": {**params, "auth": auth}}
-            await socket.send(json.dumps(frame))
-            assert json.loads(await socket.recv())["ok"] is False
-            with pytest.raises(ConnectionClosed) as closed:
-                await socket.recv()
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1008
-
-    async def test_an_upgrade_without_client_address_is_refused(self, gateway: UnderTest) -> None:
-        url = gateway.process.machine.endpoint.replace("http", "ws")
-        with pytest.raises(InvalidStatus) as refused:
-            await connect(url, proxy=None, additional_headers={"x-forwarded-proto": "http"})
-        assert refused.value.response.status_code == 403
-
-    async def test_a_foreign_origin_is_refused(self, gateway: UnderTest) -> None:
-        url = gateway.process.machine.endpoint.replace("http", "ws")
-        owner = gateway.identity(owner_identity(gateway.process.machine.machine_id))
-        with pytest.raises(GatewayRejected) as refused:
-            await GatewaySocket.open(url, {**owner, "origin": "http://evil.example"}, 10)
-        assert refused.value.context["details"]["code"] == "CONTROL_UI_ORIGIN_NOT_ALLOWED"
+class GatewayConformance(GatewayAccess):
+    """Turns, and what a restart does to them."""
 
     async def test_a_turn_streams_and_ends_with_usage(self, gateway: UnderTest, gateways: OpenClawGateways) -> None:
         gateway.model.delay = 0.2
@@ -264,118 +129,102 @@ class GatewayConformance:
         assert last is not None
         assert last.data["text"].count(gateway.model.reply) == 2
 
-    async def test_history_and_sessions(self, gateway: UnderTest, gateways: OpenClawGateways) -> None:
-        session, key, machine = gateway.session(), f"run_{uuid.uuid4().hex}", gateway.process.machine
-        await self.turn(gateways, gateway, session, "remember this", key)
-        history = await gateways.call(machine, "chat.history", {"sessionKey": session})
-        user, assistant = history["messages"]
-        assert (user["role"], user["content"], user["idempotencyKey"]) == ("user", "remember this", f"{key}:user")
-        assert assistant["content"] == [{"type": "text", "text": gateway.model.reply}]
-        assert assistant["__openclaw"]["runId"] == key
-        listed = await gateways.call(machine, "sessions.list", {"limit": 100})
-        assert session in [row["key"] for row in listed["sessions"]]
-        unknown = await gateways.call(machine, "chat.history", {"sessionKey": gateway.session()})
-        assert unknown["messages"] == []
-
-    async def test_tools(self, gateway: UnderTest, gateways: OpenClawGateways) -> None:
-        machine, session = gateway.process.machine, gateway.session()
-        await self.turn(gateways, gateway, session, "for the tools", f"run_{uuid.uuid4().hex}")
-        listed = await gateways.post(machine, "/tools/invoke", {"tool": "sessions_list", "args": {}}, {})
-        assert session in [row["key"] for row in listed.body["result"]["details"]["sessions"]]
-        arguments = {"sessionKey": session, "limit": 5}
-        history = await gateways.post(machine, "/tools/invoke", {"tool": "sessions_history", "args": arguments}, {})
-        assert history.body["result"]["details"]["sessionKey"] == session
-        unknown = await gateways.post(machine, "/tools/invoke", {"tool": "nope"}, {})
-        error = {"ok": False, "error": {"type": "not_found", "message": "Tool not available: nope"}}
-        assert (unknown.status, unknown.body) == (404, error)
-        nameless = await gateways.post(machine, "/tools/invoke", {}, {})
-        assert (nameless.status, nameless.body["error"]["message"]) == (400, "tools.invoke requires name")
-
-    async def test_responses_stream(self, gateway: UnderTest, gateways: OpenClawGateways) -> None:
-        body = json.dumps({"model": "openclaw", "input": "hello", "stream": True}).encode()
-        headers = {"x-openclaw-session-key": gateway.session()}
-        async with gateways.stream(gateway.process.machine, "/v1/responses", body, headers) as answer:
-            assert answer.status == 200
-            assert answer.content_type.startswith("text/event-stream")
-            lines = b"".join([chunk async for chunk in answer.chunks]).decode().splitlines()
-        names = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
-        assert names[0] == "response.created"
-        assert "response.output_text.delta" in names
-        assert names[-1] == "response.completed"
-        assert lines[-1] == "" or lines[-1] == "data: [DONE]"
-        async with gateways.stream(gateway.process.machine, "/v1/responses", b'{"model":"gpt"}', {}) as answer:
-            assert answer.status == 400
-            assert [chunk async for chunk in answer.chunks]
-
-    async def test_devices_and_pairing(self, gateway: UnderTest, gateways: OpenClawGateways) -> None:
+    async def test_a_turn_killed_at_its_acknowledgement_runs_once(
+        self, gateway: UnderTest, gateways: OpenClawGateways
+    ) -> None:
+        """Acknowledged is not yet asked: the model had nothing of it, so the same key runs after the restart, and once."""
+        known, new = await self.killed_at_acknowledgement(gateway, gateways)
         machine = gateway.process.machine
-        assert await gateways.call(machine, "device.pair.list", {}) == {"pending": [], "paired": []}
-        pairing = await gateways.call(machine, "channels.pairing.list", {})
-        assert pairing["requests"] == []
-        for verb in ("approve", "reject"):
-            with pytest.raises(GatewayRejected, match="unknown requestId"):
-                await gateways.call(machine, f"device.pair.{verb}", {"requestId": "nope"})
+        for sent, kept in ((known, [(known.key, "interrupted")]), (new, [])):
+            history = await gateways.call(machine, "chat.history", {"sessionKey": sent.session})
+            waiting = [(item["runId"], item["state"]) for item in history["pendingInputs"]["items"]]
+            assert waiting == kept
+        for sent in (known, new):
+            assert asked_for(gateway, sent.message) == 0
+            first = await self.turn(gateways, gateway, *sent)
+            assert first[0].data == {"run_id": sent.key, "replayed": False}
+            assert first[-1].data["text"] == gateway.model.reply
+            again = await self.turn(gateways, gateway, *sent)
+            assert (again[0].data["replayed"], again[-1].data) == (True, first[-1].data)
+            assert asked_for(gateway, sent.message) == 1
 
-    async def test_the_service_identity_may_only_read(self, gateway: UnderTest, gateways: OpenClawGateways) -> None:
-        machine = gateway.process.machine
-        assert (await gateways.call(machine, "health", {}, Identity.SERVICE))["ok"] is True
-        with pytest.raises(GatewayRefusedIdentity, match=r"missing scope: operator\.pairing"):
-            await gateways.call(machine, "device.pair.list", {}, Identity.SERVICE)
-        send = {"sessionKey": gateway.session(), "message": "hi", "idempotencyKey": "nope"}
-        with pytest.raises(GatewayRefusedIdentity, match=r"missing scope: operator\.write"):
-            await gateways.call(machine, "chat.send", send, Identity.SERVICE)
+    async def killed_at_acknowledgement(self, gateway: UnderTest, gateways: OpenClawGateways) -> tuple[Sent, Sent]:
+        """Two turns, in a session that was used before and in a new one, of which the transcripts know nothing after the kill.
 
-    async def test_unknown_methods_and_parameters(self, gateway: UnderTest, gateways: OpenClawGateways) -> None:
-        with pytest.raises(GatewayRejected, match=r"unknown method: nope\.nope"):
-            await gateways.call(gateway.process.machine, "nope.nope", {})
-        with pytest.raises(GatewayRejected, match="must have required property 'message'"):
-            await gateways.call(gateway.process.machine, "chat.send", {"sessionKey": gateway.session()})
-
-    async def test_suspension_refuses_and_ends(self, gateway: UnderTest, gateways: OpenClawGateways) -> None:
-        machine = gateway.process.machine
-        prepared = await gateways.call(machine, "gateway.suspend.prepare", {"requestId": uuid.uuid4().hex})
-        assert prepared["status"] == "ready"
-        with pytest.raises(GatewayUnavailable) as refused:
-            await gateways.call(machine, "health", {})
-        assert refused.value.context["details"]["reason"] == "gateway-suspending"
-        await gateways.call(machine, "gateway.suspend.resume", {"suspensionId": prepared["suspensionId"]})
-        assert (await gateways.call(machine, "health", {}))["ok"] is True
-
-    async def test_a_state_directory_has_one_owner(self, gateway: UnderTest) -> None:
-        intruder = GatewayProcess(gateway.process.command, gateway.process.root, gateway.model.base_url)
-        await intruder.start(beside=True)
-        assert await intruder.wait_exit() == 78
-        assert "another OpenClaw process owns gateway-lifecycle" in intruder.log
+        The row follows the acknowledgement by 0.1 s or more: a kill that came later did not make this case, and is repeated.
+        """
+        for _ in range(4):
+            known, new = Sent.of(gateway.session()), Sent.of(gateway.session())
+            await self.turn(gateways, gateway, known.session, "before", f"run_{uuid.uuid4().hex}")
+            async with asyncio.timeout(60):
+                await asyncio.gather(*(self.until("accepted", gateways, gateway, sent) for sent in (known, new)))
+            await gateway.process.kill()
+            await gateway.process.start()
+            await gateway.process.wait_ready()
+            rows = [row for sent in (known, new) for row in await self.rows(gateways, gateway, sent)]
+            if not rows:
+                return known, new
+        raise AssertionError("every kill came after the turn's row")
 
     async def test_a_killed_turn_is_interrupted_and_never_repeated(
         self, gateway: UnderTest, gateways: OpenClawGateways
     ) -> None:
         """The gateway forgets its keys at a restart; the client must not let that start a second run."""
-        session, key, done = gateway.session(), f"run_{uuid.uuid4().hex}", f"run_{uuid.uuid4().hex}"
-        answered = await self.turn(gateways, gateway, session, "before", done)
-        gateway.model.delay = 2.0
+        sent, done = Sent.of(gateway.session()), f"run_{uuid.uuid4().hex}"
+        answered = await self.turn(gateways, gateway, sent.session, "before", done)
+        gateway.model.delay, before = 2.0, time.monotonic()
         seen: list[ChatEvent] = []
         async with asyncio.timeout(60):
-            async for event in gateways.chat(gateway.process.machine, session, "the unlucky one", key):
+            async for event in gateways.chat(gateway.process.machine, *sent):
                 seen.append(event)
                 if event.kind == "delta":
                     await gateway.process.kill()
         assert seen[-1].data["code"] == "gateway_connection_lost"
         gateway.model.delay = 0.0
+        age_s = time.monotonic() - before  # of the turn at the new process's start
         await gateway.process.start()
         await gateway.process.wait_ready()
-        again = await self.turn(gateways, gateway, session, "the unlucky one", key)
-        assert [event.kind.value for event in again] == ["accepted", "error"], again
-        assert again[-1].data["code"] == "interrupted", again
-        replay = await self.turn(gateways, gateway, session, "before", done)
+        assert [row["role"] for row in await self.rows(gateways, gateway, sent)] == ["user"]
+        # The hello of a gateway that is busy starting may come as late as the turn is old.
+        for hello_s in (0.0, age_s + 0.5):
+            again = await self.late_turn(gateway, sent, hello_s)
+            assert [event.kind.value for event in again] == ["accepted", "error"], again
+            assert again[-1].data["code"] == "interrupted", again
+        replay = await self.turn(gateways, gateway, sent.session, "before", done)
         assert replay[-1].data == answered[-1].data
-        asked = [text for request in gateway.model.requests for text in message_texts(request, "user")[-2:-1]]
-        assert sum("the unlucky one" in text for text in asked) == 1
+        assert asked_for(gateway, sent.message) == 1
+
+    async def rows(self, gateways: OpenClawGateways, gateway: UnderTest, sent: Sent) -> list[dict[str, Any]]:
+        """What the transcript holds under the turn's key."""
+        history = await gateways.call(gateway.process.machine, "chat.history", {"sessionKey": sent.session})
+        ours = (f"{sent.key}:user", f"{sent.key}:assistant")
+        return [
+            row
+            for row in history["messages"]
+            if row.get("idempotencyKey") in ours or row.get("__openclaw", {}).get("runId") == sent.key
+        ]
+
+    async def until(self, kind: str, gateways: OpenClawGateways, gateway: UnderTest, sent: Sent) -> None:
+        """Sends and returns at the first event of this kind."""
+        async with contextlib.aclosing(gateways.chat(gateway.process.machine, *sent)) as events:
+            async for event in events:
+                if event.kind == kind:
+                    return
+        raise AssertionError(f"no {kind}")
+
+    async def late_turn(self, gateway: UnderTest, sent: Sent, hello_s: float) -> list[ChatEvent]:
+        """The turn over a connection of its own, whose hello takes this much longer."""
+        client = OpenClawGateways(KEY, timeout_s=hello_s + PATIENCE_S)
+        try:
+            async with late_hello(gateway.process.machine, hello_s) as machine, asyncio.timeout(hello_s + TURN_S):
+                return [event async for event in client.chat(machine, *sent)]
+        finally:
+            await client.close()
 
     async def test_the_gateway_resumes_an_interrupted_turn_itself(
         self, gateway: UnderTest, gateways: OpenClawGateways
     ) -> None:
-        """Follows the kill of the test before: a system message and an answer under a run id of the gateway's own."""
+        """Follows the kill of a test before: a system message and an answer under a run id of the gateway's own."""
         listed = await gateways.call(gateway.process.machine, "sessions.list", {"limit": 100})
         keys = [row["key"] for row in listed["sessions"] if row.get("abortedLastRun") is not None]
         async with asyncio.timeout(40):
@@ -387,6 +236,12 @@ class GatewayConformance:
                     if resumed and history["messages"][-1]["role"] == "assistant":
                         return
                 await asyncio.sleep(0.5)
+
+    async def test_a_state_directory_has_one_owner(self, gateway: UnderTest) -> None:
+        intruder = GatewayProcess(gateway.process.command, gateway.process.root, gateway.model.base_url)
+        await intruder.start(beside=True)
+        assert await intruder.wait_exit() == 78
+        assert "another OpenClaw process owns gateway-lifecycle" in intruder.log
 
     async def test_sigterm_ends_it_cleanly(self, gateway: UnderTest) -> None:
         assert await gateway.process.terminate() == 0

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 from asyncio.subprocess import Process
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,16 +13,10 @@ from typing import Any
 
 import httpx
 from hatchery_common.secrets import machine_header_name, owner_identity, service_identity
+from hatchery_common.testing.ports import free_port
 from hatchery_runtime_proxy.ports import Machine
 
 KEY = bytes(range(32))
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class GatewayProcess:
@@ -43,34 +36,20 @@ class GatewayProcess:
 
     def configuration(self) -> dict[str, Any]:
         """A configuration of the shape that the controller writes."""
-        owner, service = owner_identity(self.machine.machine_id), service_identity(self.machine.machine_id)
-        trusted_proxy = {
-            "userHeader": machine_header_name(KEY, self.machine.machine_id),
-            "requiredHeaders": ["x-forwarded-proto"],
-            "allowUsers": [owner, service],
-            "allowLoopback": True,
-        }
-        scopes = {owner: ["operator.admin"], service: ["operator.read"]}
-        model = {"id": "demo", "name": "Demo", "reasoning": False, "input": ["text"], "contextWindow": 128000}
-        cost = {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0}
-        provider = {"baseUrl": self.model_url, "apiKey": "${HATCHERY_LLM_KEY}", "api": "openai-completions"}
         return {
             "gateway": {
                 "mode": "local",
                 "port": self.port,
                 "bind": "loopback",
                 "trustedProxies": ["127.0.0.1"],
-                "auth": {"mode": "trusted-proxy", "identityScopes": scopes, "trustedProxy": trusted_proxy},
+                "auth": self._auth(),
                 "controlUi": {"sessionObserver": False},
                 "http": {"endpoints": {"responses": {"enabled": True}}},
                 "tools": {"allow": ["sessions_send"]},
             },
             "logging": {"file": str(self.root / "logs" / "gateway.log")},
             "update": {"checkOnStart": False},
-            "models": {
-                "mode": "replace",
-                "providers": {"hatchery": {**provider, "models": [{**model, "cost": cost, "maxTokens": 8000}]}},
-            },
+            "models": {"mode": "replace", "providers": {"hatchery": self._provider()}},
             "agents": {
                 "defaults": {
                     "model": {"primary": "hatchery/demo"},
@@ -82,6 +61,23 @@ class GatewayProcess:
             "plugins": {"entries": {"memory-core": {"config": {"dreaming": {"enabled": False}}}}},
             "skills": {"workshop": {"autonomous": {"mode": "off"}}},
         }
+
+    def _auth(self) -> dict[str, Any]:
+        owner, service = owner_identity(self.machine.machine_id), service_identity(self.machine.machine_id)
+        trusted_proxy = {
+            "userHeader": machine_header_name(KEY, self.machine.machine_id),
+            "requiredHeaders": ["x-forwarded-proto"],
+            "allowUsers": [owner, service],
+            "allowLoopback": True,
+        }
+        scopes = {owner: ["operator.admin"], service: ["operator.read"]}
+        return {"mode": "trusted-proxy", "identityScopes": scopes, "trustedProxy": trusted_proxy}
+
+    def _provider(self) -> dict[str, Any]:
+        model = {"id": "demo", "name": "Demo", "reasoning": False, "input": ["text"], "contextWindow": 128000}
+        cost = {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0}
+        provider = {"baseUrl": self.model_url, "apiKey": "${HATCHERY_LLM_KEY}", "api": "openai-completions"}
+        return {**provider, "models": [{**model, "cost": cost, "maxTokens": 8000}]}
 
     async def start(self, configuration: dict[str, Any] | None = None, *, beside: bool = False) -> None:
         """Starts the process without waiting for it; `beside` gives it a configuration file of its own.

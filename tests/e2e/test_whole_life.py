@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import pytest
 from hatchery_cli.demo.leftovers import lock_files, lock_names
-from visitor import Seen, Visitor, refusal, until
+from hatchery_common.sse import ServerEvent
+from visitor import Visitor, refusal, until
 from whole_stack import WholeStack, eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
-def ids(entries: list[Seen]) -> list[str]:
+def ids(entries: list[ServerEvent]) -> list[str]:
     return [one.id for one in entries if one.id is not None]
 
 

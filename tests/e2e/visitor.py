@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from hatchery_common.sse import ServerEvent, read_events
 
 ENDS = frozenset({"finished", "failed", "superseded"})
 DEADLINE_S = 90.0
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One server-sent event."""
-
-    event: str
-    data: Any
-    id: str | None
 
 
 @dataclass(frozen=True)
@@ -30,10 +21,10 @@ class Turn:
     text: str
     chunks: int
     last_id: str
-    events: list[Seen]
+    events: list[ServerEvent]
 
     @property
-    def end(self) -> Seen:
+    def end(self) -> ServerEvent:
         return self.events[-1]
 
 
@@ -60,7 +51,7 @@ class Visitor:
 
     def follow(
         self, path: str, after: str | None = None, *, method: str = "GET", body: Any = None, seconds: float = DEADLINE_S
-    ) -> Iterator[Seen]:
+    ) -> Iterator[ServerEvent]:
         """Events of a stream until its end; close the iterator to leave early."""
         headers = {"Last-Event-ID": after} if after is not None else {}
         end = time.monotonic() + seconds
@@ -68,11 +59,11 @@ class Visitor:
             if response.status_code != 200:
                 response.read()
                 raise AssertionError(f"{response.status_code} {response.text}")
-            for seen in parse(response.iter_lines()):
+            for seen in read_events(response.iter_lines()):
                 yield seen
                 assert time.monotonic() < end, f"{path} did not end within {seconds:g} s"
 
-    def settled(self, operation_id: str) -> list[Seen]:
+    def settled(self, operation_id: str) -> list[ServerEvent]:
         """The events of an operation to its end, which must be `finished`."""
         seen = list(self.follow(f"/api/operations/{operation_id}/events"))
         assert seen[-1].event == "finished", [(one.event, one.data) for one in seen]
@@ -103,7 +94,7 @@ class Visitor:
 
     def read_turn(self, thread_id: str, run_id: str, after: str | None = None) -> Turn:
         """One run's entries, read from the thread's log to the run's end."""
-        mine: list[Seen] = []
+        mine: list[ServerEvent] = []
         for seen in self.follow(f"/api/threads/{thread_id}/events", after):
             if isinstance(seen.data, dict) and seen.data.get("run_id") == run_id:
                 mine.append(seen)
@@ -117,7 +108,7 @@ class Visitor:
         return self.get(f"/api/openclaw/sessions/{key}/history")["messages"]
 
 
-def turn_of(entries: list[Seen]) -> Turn:
+def turn_of(entries: list[ServerEvent]) -> Turn:
     """The answer that these entries of one run hold."""
     deltas = [one.data["data"]["text"] for one in entries if one.event == "text.delta"]
     return Turn("".join(deltas), len(deltas), entries[-1].id or "", entries)
@@ -143,23 +134,9 @@ def refusal(response: httpx.Response, status: int, code: str | None = None) -> d
     return body
 
 
-def parse(lines: Iterator[str]) -> Iterator[Seen]:
-    """Server-sent events of lines."""
-    fields: dict[str, str] = {}
-    for line in lines:
-        if line == "":
-            if "event" in fields:
-                yield Seen(fields["event"], json.loads(fields.get("data", "null")), fields.get("id"))
-            fields = {}
-            continue
-        name, _, value = line.partition(": ")
-        if name:
-            fields[name] = value
-
-
-def until(events: Iterator[Seen], wanted: Callable[[Seen], bool]) -> list[Seen]:
+def until(events: Iterator[ServerEvent], wanted: Callable[[ServerEvent], bool]) -> list[ServerEvent]:
     """Events up to the first wanted one; then the stream is left."""
-    found: list[Seen] = []
+    found: list[ServerEvent] = []
     for seen in events:
         found.append(seen)
         if wanted(seen):

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,11 +23,12 @@ from hatchery_cli.demo.leftovers import lock_files, lock_names
 from hatchery_common.ids import tenant_key
 from hatchery_common.secrets import runtime_service_token
 from hatchery_common.testing.fake_gateway import ENTRY
+from hatchery_common.testing.ports import free_port, give_back
 from visitor import Visitor
 
 TOPOLOGIES = ("one", "five")
 SERVICES = ("api", "provisioner", "billing", "agent", "runtime-proxy")
-_USED = (0, 1, 2, *range(10, 15), 20, 21, *range(100, 104), *range(200, 204))
+_PORTS = 300  # what a stack may use, from its base port
 _FAKE = {
     "HATCHERY_PROVISIONER_NODE": sys.executable,
     "HATCHERY_PROVISIONER_OPENCLAW": str(ENTRY),
@@ -73,17 +73,10 @@ class WholeStack:
 
     def up(self) -> None:
         """Start it detached, on ports of its own."""
-        done = None
-        for base in [self.port] if self.port else free_bases():
-            self.port = base
-            topology = "--processes" if self.topology == "five" else "--one-process"
-            done = self("up", "--detach", "--port", str(base), topology, *self.options)
-            if done.returncode == 0:
-                return
-            if "port_taken" not in done.stderr:
-                break
-        assert done is not None, "no free range of ports"
-        raise AssertionError(done.stdout + done.stderr + self.log())
+        self.port = self.port or free_port(span=_PORTS)
+        topology = "--processes" if self.topology == "five" else "--one-process"
+        done = self("up", "--detach", "--port", str(self.port), topology, *self.options)
+        assert done.returncode == 0, done.stdout + done.stderr + self.log()
 
     def down(self) -> None:
         done = self("down")
@@ -207,24 +200,8 @@ def whole_stack(topology: str = "one", **environment: str) -> Generator[WholeSta
             Path(lock).unlink(missing_ok=True)
         shutil.rmtree(directory)
     assert left == []
-
-
-def free_bases() -> Generator[int]:
-    """Base ports whose ports look free; each process of tests begins at another place."""
-    ranges = [*range(10_000, 18_600, 300)]
-    begin = os.getpid() % len(ranges)
-    for base in [*ranges[begin:], *ranges[:begin]]:
-        if all(_is_free(base + offset) for offset in _USED):
-            yield base
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+    if stack.port:
+        give_back(stack.port, span=_PORTS)
 
 
 def eventually(check: Callable[[], Any], seconds: float = 60, *, every: float = 0.1) -> Any:

@@ -20,13 +20,14 @@ from hatchery_common.bus.direct import DirectReader
 from hatchery_common.bus.jetstream import JetStream
 from hatchery_common.bus.topology import migrate
 from hatchery_common.contracts.gateways import PROBE, ProbeRequest, UsageOpened, UsageOutcome, UsageRecorded
-from hatchery_common.contracts.instances import Route, RouteState
+from hatchery_common.contracts.routes import Route, RouteState
 from hatchery_common.ids import new_id
-from hatchery_common.run import run_services
+from hatchery_common.run import ORDER, run_services
 from hatchery_common.secrets import mint_model_token, public_key, runtime_service_token
 from hatchery_common.service import Parts, Service, ServiceContext
 from hatchery_common.testing.fake_gateway import ENTRY
-from hatchery_common.testing.nats import NatsServer, free_port
+from hatchery_common.testing.nats import NatsServer
+from hatchery_common.testing.ports import free_port
 from hatchery_runtime_proxy.main import service as runtime_proxy
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contracts"))
@@ -116,7 +117,7 @@ async def running(nats: NatsServer, root: Path, command: list[str]) -> AsyncGene
         ports = {"runtime": free_port(), "llm": free_port(), "health": free_port()}
         environment = {
             "HATCHERY_NATS_URL": nats.url,
-            "HATCHERY_HEALTH_BASE_PORT": str(ports["health"] - 4),
+            "HATCHERY_HEALTH_BASE_PORT": str(ports["health"] - ORDER.index("runtime-proxy")),
             "HATCHERY_RUNTIME_PORT": str(ports["runtime"]),
             "HATCHERY_LLM_PORT": str(ports["llm"]),
             "HATCHERY_KEY_MACHINE_IDENTITY": KEY.hex(),

@@ -3,12 +3,13 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from http.client import HTTPConnection
 from pathlib import Path
+
+from hatchery_common.testing.ports import free_port
 
 SCRIPT = Path(__file__).with_name("script_gateway.py")
 TOKEN = "controller-service-token-0123456789"
@@ -18,12 +19,6 @@ FAST = {
     "PROBE_STARTING_S": "0.03", "PROBE_STEADY_S": "0.05", "PROBE_TIMEOUT_S": "1", "BACKOFF_FIRST_S": "0.1",
     "BACKOFF_LONGEST_S": "0.4", "LIVE_DEADLINE_S": "10", "READY_DEADLINE_S": "10", "BOOT_DEADLINE_S": "1",
 }  # fmt: skip
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def make_bundle(gateway_port=1, *, environment=None, gateway=None, **changes):

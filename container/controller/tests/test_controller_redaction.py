@@ -62,6 +62,6 @@ def test_escapes_and_control_characters_go():
 @pytest.mark.parametrize("unit", ["a", "token", "a-", "eyJ-", "://a:", "Aa1", "secret_", "bearer ", "f0", "123456789:"])
 def test_a_tenants_line_cannot_make_it_slow(unit):
     line = (unit * 16384)[:16384]
-    start = time.perf_counter()
+    start = time.thread_time()  # of our own work: how busy the machine is does not count
     redact(line)
-    assert time.perf_counter() - start < 0.5
+    assert time.thread_time() - start < 0.5

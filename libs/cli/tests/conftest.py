@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import socket
+import sys
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from hatchery_cli.embedded.layout import Layout
+from hatchery_common.testing.ports import free_port
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from operators_stage import bus_url, hatchery
+
+__all__ = ["bus_url", "hatchery"]
 
 
 @pytest.fixture
@@ -31,10 +38,8 @@ def layout(place: Path) -> Layout:
 
 @pytest.fixture
 def port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of this process."""
+    return free_port()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,15 @@ def test_typed_errors_are_printed_with_code_and_remedy(place: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error[place_unusable]: ")
     assert "→ " in done.stderr
+
+
+def test_run_ends_at_once_and_names_every_missing_setting() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HATCHERY_")}
+    command = [sys.executable, "-m", "hatchery_cli", "run", "api", "billing"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+    assert done.returncode == os.EX_CONFIG
+    assert done.stderr.startswith("error[settings]: ")
+    for variable in ("api: ", "HATCHERY_API_WEBSITE_JWT_SECRET", "HATCHERY_API_OA_INTERNAL_KEY", "billing: "):
+        assert variable in done.stderr
+    assert done.stderr.count("HATCHERY_DATABASE_URL") == 2
+    assert "Traceback" not in done.stderr + done.stdout

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from hatchery_cli.doctor import machine
-from hatchery_cli.doctor.stack import check_parts
-from hatchery_cli.embedded.layout import Layout, Ports
+from hatchery_cli.doctor.stack import check_parts, check_services
+from hatchery_cli.embedded.layout import Choices, Layout, Ports
 
 
 def test_this_machine_can_run_it(layout: Layout) -> None:
@@ -40,6 +41,15 @@ def test_parts_that_are_down_or_restless() -> None:
         "postgres": {"state": "ready", "restarts": 0, "reason": None},
     }
     assert [one.code for one in check_parts(parts)] == ["part_down", "part_restarts", "part"]
+
+
+@pytest.mark.parametrize(("processes", "log"), [(False, "logs/services.log"), (True, "logs/agent.log")])
+async def test_a_silent_service_is_looked_for_in_the_log_it_writes(port: int, processes: bool, log: str) -> None:
+    found = await check_services(Choices(port=port, processes=processes))
+    agent = next(one for one in found if one.text.startswith("agent: "))
+    assert (agent.code, agent.level) == ("service_not_ready", "error")
+    assert agent.remedy is not None
+    assert log in agent.remedy
 
 
 def test_output_is_json_with_a_remedy_for_every_trouble(place: Path) -> None:

@@ -16,23 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hatchery_common.testing.ports import free_port, give_back
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 USER = "somebody@example.com"
-
-
-def free_base() -> int:
-    """A base port whose whole range looks free."""
-    for base in range(23000, 32000, 300):
-        try:
-            for port in (base, base + 1, base + 2, *range(base + 10, base + 22), base + 100, base + 200):
-                with socket.socket() as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return base
-    pytest.fail("no free range of ports")
+PORTS = 300  # what a stack may use, from its base port
 
 
 class Stack:
@@ -40,7 +28,7 @@ class Stack:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.port = free_base()
+        self.port = free_port(span=PORTS)
         gateway = find_spec("hatchery_common.testing.fake_gateway")
         assert gateway is not None
         assert gateway.origin is not None
@@ -86,6 +74,7 @@ def stack(place: Path) -> Generator[Stack]:
     left = [line for line in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
             if str(made.directory) in line]  # fmt: skip
     assert left == []
+    give_back(made.port, span=PORTS)
 
 
 def eventually(check: Callable[[], bool], seconds: float = 60) -> None:

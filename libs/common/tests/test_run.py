@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import signal
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,12 +20,14 @@ from hatchery_common.bus.topology import migrate
 from hatchery_common.contracts.accounts import OpenAccount
 from hatchery_common.contracts.billing import AccountOpened
 from hatchery_common.database import Database
+from hatchery_common.errors import SetupError
 from hatchery_common.health import Health
-from hatchery_common.run import run_services
+from hatchery_common.run import ORDER, run_services
 from hatchery_common.service import Listener, Parts, Service, ServiceContext
 from hatchery_common.testing.example import service as example
 from hatchery_common.testing.nats import NatsServer
-from hatchery_common.testing.postgres import LocalPostgres, PostgresServer, free_port, fresh_database
+from hatchery_common.testing.ports import free_port
+from hatchery_common.testing.postgres import LocalPostgres, PostgresServer, fresh_database
 from prometheus_client import Gauge
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -52,12 +54,13 @@ class Running:
     """Services in this loop, with a view on their phases."""
 
     def __init__(self, *services: Service, environment: dict[str, str]) -> None:
-        self.base_port = free_port()
+        self.base_port = free_port(span=len(ORDER) + 1)  # one for each service of the product, one for any other
         self.stop = asyncio.Event()
         self.phases: dict[str, list[tuple[str, str | None]]] = {one.name: [] for one in services}
         self._changed = asyncio.Event()
         environment = environment | {"HATCHERY_HEALTH_BASE_PORT": str(self.base_port)}
         self.task = asyncio.create_task(run_services(services, environment, stop=self.stop, on_change=self._note))
+        self.task.add_done_callback(lambda _: self._changed.set())
 
     def _note(self, health: Health) -> None:
         self.phases[health.service].append((health.phase, health.reason))
@@ -69,6 +72,9 @@ class Running:
                 for found, reason in self.phases[service]:
                     if found == phase and contains in (reason or ""):
                         return reason
+                if self.task.done():
+                    await self.task
+                    pytest.fail(f"the runner ended before {service} was {phase}")
                 self._changed.clear()
                 await self._changed.wait()
 
@@ -103,7 +109,7 @@ async def test_a_command_becomes_rows_and_an_event(clean_nats: NatsServer, postg
         await bus.publish(OpenAccount(tenant="tabc"), id="cmd_first")
         assert await asyncio.wait_for(opened, 20) == "cmd_first"
         assert await notes(database) == 1
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.base_port + 5}") as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.base_port + len(ORDER)}") as client:
             assert (await client.get("/healthz")).json()["ok"] is True
             assert (await client.get("/readyz")).json() | {"for_s": 0} == {
                 "ok": True, "service": "example", "phase": "running", "for_s": 0, "restarts": 0, "problems": [],
@@ -225,8 +231,6 @@ async def test_servers_may_restart_under_a_running_service(own_nats: NatsServer,
 
 
 async def test_a_taken_port_is_named(clean_nats: NatsServer) -> None:
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -243,8 +247,12 @@ async def test_a_taken_port_is_named(clean_nats: NatsServer) -> None:
         await running.end()
 
 
-@pytest.mark.parametrize("missing", ["HATCHERY_DATABASE_URL"])
-async def test_a_missing_setting_is_named(clean_nats: NatsServer, missing: str) -> None:
-    running = Running(dataclasses.replace(example), environment={"HATCHERY_NATS_URL": clean_nats.url})
-    await running.until("example", "failed", missing)
-    await running.end()
+async def test_a_taken_health_port_ends_the_runner_and_is_named(clean_nats: NatsServer) -> None:
+    given = {"HATCHERY_NATS_URL": clean_nats.url, "HATCHERY_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
+    running = Running(example, environment=given)
+    port = running.base_port + len(ORDER)
+    with (
+        socket.create_server(("127.0.0.1", port)),  # before the runner's first step
+        pytest.raises(SetupError, match=f"example health cannot listen on .*:{port}"),
+    ):
+        await running.until("example", "running")

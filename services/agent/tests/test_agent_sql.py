@@ -183,20 +183,22 @@ async def test_a_worker_without_the_fence_writes_no_row(threads: SqlThreads, row
     assert await types(database) == ["hatchery.run.failed.v1"]
 
 
-async def test_orphans_are_dropped_and_stale_runs_found(threads: SqlThreads, rows: SqlRuns, database: Database):
+async def test_orphans_and_stale_runs_are_found(threads: SqlThreads, rows: SqlRuns, database: Database):
     row, lease = await run_of(threads, rows, database)
     thread = await threads.get("ta", row.thread_id)
     await threads.submit(message(thread, "run_2"))
     await rows.queued("run_1")
     await rows.started(row, lease, 1, cause=None)
-    assert await rows.drop_orphans(60) == 0
+    assert await rows.orphans(60) == []
     assert await rows.stale(0) == [], "its lease is alive"
     await SqlLeases(database, 5).release(lease)
     assert [found.run_id for found in await rows.stale(0)] == ["run_1"]
     await threads.submit(message(thread, "run_3"))
     await rows.queued("run_3")
     assert {found.run_id for found in await rows.stale(0)} == {"run_1", "run_3"}, "the log holds run_3, unstarted"
-    assert await rows.drop_orphans(100 * 365 * 86_400) == 0
-    assert await rows.drop_orphans(0) == 1
-    with pytest.raises(NotFound):
-        await rows.load("ta", "run_2")
+    assert await rows.orphans(100 * 365 * 86_400) == []
+    assert [(found.run_id, found.text) for found in await rows.orphans(0)] == [("run_2", "Hi")]
+    found = await rows.find("run_2")
+    assert found is not None
+    assert found.tenant == "ta"
+    assert await rows.find("run_9") is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,14 +14,16 @@ from hatchery_common.bus import Subscription
 from hatchery_common.bus.connection import Connection
 from hatchery_common.bus.jetstream import JetStream
 from hatchery_common.bus.topology import migrate
-from hatchery_common.contracts import instances, threads
+from hatchery_common.contracts import instances, operations, threads
 from hatchery_common.contracts.instances import DesiredState, InstanceState, InstanceStatus
 from hatchery_common.contracts.threads import SubmitMessageResponse, ThreadEntry, ThreadEntryType, ThreadView
 from hatchery_common.errors import NotFound
 from hatchery_common.ids import new_id, thread_id
-from hatchery_common.run import run_services
+from hatchery_common.run import ORDER, run_services
 from hatchery_common.service import Parts, RpcHandler, Service
-from hatchery_common.testing.postgres import free_port, fresh_database
+from hatchery_common.sse import follow_events
+from hatchery_common.testing.ports import free_port
+from hatchery_common.testing.postgres import fresh_database
 
 ME = {"X-OA-Internal-Key": "k" * 32, "X-OA-User-Id": "ada"}
 
@@ -39,11 +40,11 @@ async def obey(delivery, *, bus):
         created_at_ms=1, updated_at_ms=1,
     )  # fmt: skip
     step = {**ids, "operation_id": wish.operation_id, "step": "create_machine"}
-    await bus.publish(instances.InstanceStepStarted(**step), cause=delivery)
-    await bus.publish(instances.InstanceStepFinished(**step, ok=True, duration_ms=1), cause=delivery)
+    await bus.publish(operations.InstanceStepStarted(**step), cause=delivery)
+    await bus.publish(operations.InstanceStepFinished(**step, ok=True, duration_ms=1), cause=delivery)
     await bus.publish(instances.STATUS_EVENTS[status](**ids, state=state), cause=delivery)
     end = {**ids, "operation_id": wish.operation_id, "generation": wish.generation}
-    await bus.publish(instances.InstanceOperationFinished(**end), cause=delivery)
+    await bus.publish(operations.InstanceOperationFinished(**end), cause=delivery)
 
 
 @asynccontextmanager
@@ -119,6 +120,16 @@ agent = Service(
 )  # fmt: skip
 
 
+async def until_ready(all_ready, running, phases):
+    """Wait for the services, or fail at once with what kept one of them from starting."""
+    waiting = asyncio.create_task(all_ready.wait())
+    await asyncio.wait({waiting, running}, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if running.done():
+        await running
+    assert all_ready.is_set(), phases
+
+
 @pytest.fixture
 async def stack(clean_nats, postgres):
     """The three services in this loop; yields a client of the api."""
@@ -128,28 +139,28 @@ async def stack(clean_nats, postgres):
     await migrate(JetStream(connection), services)
     await connection.close()
     async with fresh_database(postgres, service) as databases:
-        port, ready, stop = free_port(), set(), asyncio.Event()
+        port, stop = free_port(), asyncio.Event()
         environment = {
             "HATCHERY_NATS_URL": clean_nats.url,
             "HATCHERY_DATABASE_URL": databases["api"].url,
-            "HATCHERY_HEALTH_BASE_PORT": str(free_port()),
+            "HATCHERY_HEALTH_BASE_PORT": str(free_port(span=len(ORDER))),
             "HATCHERY_API_PORT": str(port),
             "NEXTAUTH_SECRET": "w" * 64,
             "INTERNAL_API_SECRET": "i" * 32,
             "OA_INTERNAL_KEY": "k" * 32,
             "HATCHERY_KEY_RUNTIME_SERVICE": "ab" * 32,
         }
+        phases: dict[str, str] = {}
         all_ready = asyncio.Event()
 
         def note(health) -> None:
-            if health.phase == "running":
-                ready.add(health.service)
-            if len(ready) == len(services):
+            phases[health.service] = f"{health.phase} {health.reason or ''}".strip()
+            if list(phases.values()) == ["running"] * len(services):
                 all_ready.set()
 
         running = asyncio.create_task(run_services(services, environment, stop=stop, on_change=note))
         try:
-            await asyncio.wait_for(all_ready.wait(), 30)
+            await until_ready(all_ready, running, phases)
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=ME, timeout=30) as client:
                 yield client
         finally:
@@ -159,15 +170,8 @@ async def stack(clean_nats, postgres):
 
 async def events_of(response):
     """(id, event, data) of a stream, as they come."""
-    found: dict[str, str] = {}
-    async for line in response.aiter_lines():
-        if not line:
-            if "event" in found:
-                yield found.get("id"), found["event"], json.loads(found["data"])
-            found = {}
-        elif not line.startswith(":"):
-            name, _, value = line.partition(": ")
-            found[name] = value
+    async for one in follow_events(response.aiter_lines()):
+        yield one.id, one.event, one.data
 
 
 async def test_provision_follow_chat_and_delete(stack):

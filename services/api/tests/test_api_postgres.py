@@ -22,15 +22,16 @@ from hatchery_common.clock import FixedClock, SystemClock
 from hatchery_common.contracts.instances import (
     DesiredState,
     InstanceDeleted,
-    InstanceOperationFinished,
     InstanceStarted,
     InstanceState,
     InstanceStatus,
 )
+from hatchery_common.contracts.operations import InstanceOperationFinished
 from hatchery_common.contracts.threads import RunFinished, RunStarted
 from hatchery_common.database import Database, outbox
 from hatchery_common.errors import OwnershipLost
-from hatchery_common.testing.postgres import free_port, fresh_database
+from hatchery_common.testing.ports import free_port
+from hatchery_common.testing.postgres import fresh_database
 
 ME = {"X-OA-Internal-Key": "oa-internal-key-0123456789", "X-OA-User-Id": "ada"}
 CLOCK = SystemClock()
@@ -204,5 +205,5 @@ async def test_without_postgres_the_answer_is_503_and_says_so(open_world):
 
 async def test_a_flood_on_one_claim_waits_and_joins(open_world, store):
     async with open_world(store) as world:
-        answers = await asyncio.gather(*(world.client.post("/api/openclaw/instance", headers=ME) for _ in range(150)))
+        answers = await asyncio.gather(*(world.client.post("/api/openclaw/instance", headers=ME) for _ in range(64)))
         assert {answer.status_code for answer in answers} == {202}

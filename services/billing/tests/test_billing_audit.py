@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -113,7 +112,7 @@ async def test_a_bad_day_verifies_and_rebuilds_equal(ledger: SqlLedger, database
     deliveries = await history(ledger, database, sample, seed)
     verified = await verify(database)
     assert [finding for finding in verified.findings if not finding.is_warning] == []
-    again = replace(deliveries[3], sequence=sample.sequence + 1)  # the relay published one twice
+    again = deliveries[3]._replace(sequence=sample.sequence + 1)  # the relay published one twice
     rebuilt = await rebuild(database.url, on_stream([*deliveries, again]))
     assert rebuilt.findings == ()
     assert rebuilt.replayed == len(deliveries)
@@ -250,7 +249,6 @@ async def test_rebuild_finds(ledger: SqlLedger, database: Database, sample: Any,
 
 CHILD = """
 import asyncio, sys
-from dataclasses import replace
 from datetime import UTC, datetime
 from hatchery_billing.adapters.ledger import SqlLedger
 from hatchery_billing.adapters.prices import Prices

@@ -22,6 +22,7 @@ from hatchery_common.contracts.accounts import OpenAccount
 from hatchery_common.contracts.billing import SummaryRequest
 from hatchery_common.database import Database
 from hatchery_common.errors import OwnershipLost
+from hatchery_common.testing.postgres import scalar
 from sqlalchemy.exc import DBAPIError
 
 NOW = 1_793_600_000_000
@@ -33,11 +34,6 @@ MONTHLY = GrantDecision("monthly", "2026-11", 5_000_000, NOW)
 async def all_of(database: Database, query: str) -> list[Any]:
     async with database.connect() as connection:
         return list((await connection.execute(sa.text(query))).all())
-
-
-async def scalar(database: Database, query: str) -> Any:
-    async with database.connect() as connection:
-        return await connection.scalar(sa.text(query))
 
 
 def wish(event_id: str, tenant: str = "ta") -> Delivery[Any]:

@@ -19,10 +19,10 @@ from hatchery_common.contracts.billing import SUMMARY, SummaryRequest, SummaryRe
 from hatchery_common.contracts.gateways import UsageOpened, UsageRecorded
 from hatchery_common.contracts.instances import InstanceMetered
 from hatchery_common.database import Database
-from hatchery_common.run import run_services
+from hatchery_common.run import ORDER, run_services
 from hatchery_common.service import Parts, Service, ServiceContext
 from hatchery_common.testing.nats import NatsServer
-from hatchery_common.testing.postgres import free_port
+from hatchery_common.testing.ports import free_port
 
 
 @asynccontextmanager
@@ -54,7 +54,7 @@ async def test_from_wish_to_summary_and_back_from_the_stream(clean_nats: NatsSer
     environment = {
         "HATCHERY_NATS_URL": clean_nats.url,
         "HATCHERY_DATABASE_URL": database.url,
-        "HATCHERY_HEALTH_BASE_PORT": str(free_port()),
+        "HATCHERY_HEALTH_BASE_PORT": str(free_port(span=len(ORDER))),
         "HATCHERY_BILLING_PRICE_LIST": "none",
         "HATCHERY_BILLING_UNKNOWN_AFTER_S": "10",
     }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from hatchery_common.clock import SystemClock
+from hatchery_common.peers import own_uid
 from hatchery_common.secrets import (
     controller_token,
     machine_header_name,
@@ -18,26 +20,28 @@ from hatchery_common.secrets import (
     service_identity,
 )
 from hatchery_common.testing.fake_gateway import ENTRY
+from hatchery_common.testing.ports import free_port, give_back
 from hatchery_provisioner.adapters.controllers import HttpControllers
 from hatchery_provisioner.adapters.process import Lease, Leases, ProcessDriver, ProcessPlaces
-from hatchery_provisioner.adapters.process.leases import CONTROLLER_OFFSET
+from hatchery_provisioner.adapters.process.leases import CONTROLLER_OFFSET, Range
 from hatchery_provisioner.ports import BootSecrets
 
 KEY = bytes(range(32))
 UIDS = iter(range(63000 + os.getpid() % 500, 64500))
 
 
-def free_port() -> int:
-    """A port with a free controller's port above it."""
-    while True:
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port = int(one.getsockname()[1])
-            try:
-                two.bind(("127.0.0.1", port + CONTROLLER_OFFSET))
-            except OSError:
-                continue
-            return port
+def machine_port() -> int:
+    """A port for a gateway, with its controller's."""
+    return free_port(also=[CONTROLLER_OFFSET])
+
+
+@contextmanager
+def machine_ports(count: int) -> Generator[Range]:
+    """Ports for so many gateways, with their controllers'; given back at the end."""
+    controllers = range(CONTROLLER_OFFSET, CONTROLLER_OFFSET + count)
+    first = free_port(count, controllers)
+    yield Range(first, count)
+    give_back(first, count, controllers)
 
 
 class MemoryLeases:
@@ -50,7 +54,7 @@ class MemoryLeases:
 
     async def reserve(self, instance_id: str) -> Lease:
         if instance_id not in self.held:
-            self.held[instance_id] = Lease(free_port(), next(UIDS) if self.separate else None)
+            self.held[instance_id] = Lease(machine_port(), next(UIDS) if self.separate else None)
         return self.held[instance_id]
 
     async def find(self, instance_id: str) -> Lease | None:
@@ -58,7 +62,7 @@ class MemoryLeases:
 
     async def move(self, instance_id: str, from_port: int) -> Lease:
         self.moved.append(from_port)
-        self.held[instance_id] = Lease(free_port(), self.held[instance_id].uid)
+        self.held[instance_id] = Lease(machine_port(), self.held[instance_id].uid)
         return self.held[instance_id]
 
     async def release(self, instance_id: str) -> None:
@@ -92,7 +96,7 @@ class ProcessRig:
         self.root = root or Path(tempfile.mkdtemp(prefix="hatchery-machines-"))
         self.root.chmod(0o755)
         self.leases = leases or MemoryLeases()
-        self.controllers = HttpControllers(partial(controller_token, KEY))
+        self.controllers = HttpControllers(partial(controller_token, KEY), uid=own_uid())
         self.places = ProcessPlaces(
             self.root / "machines", Path(sys.executable), Path(ENTRY), min_free_bytes=1024, environment=environment
         )

@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -40,10 +41,10 @@ class Yes:
         return ProbeResponse(ok=True, stage=ProbeStage.DONE)
 
 
-async def live(given: dict[str, object]) -> None:
+async def live(given: dict[str, Any]) -> None:
     """One life."""
     database = Database(str(given["url"]), "provisioner", produces=frozenset(service.produces))
-    leases = PostgresLeases(database, SystemClock(), Range(int(str(given["port"])), 50), None)
+    leases = PostgresLeases(database, SystemClock(), Range(*given["ports"]), None)
     rig = ProcessRig(leases=leases, root=Path(str(given["root"])))
     store, limits = PostgresStore(database), Limits(drain_s=0.01, stop_grace_s=5, backoff_first_s=0.1)
     tools = Tools(
@@ -57,7 +58,7 @@ async def live(given: dict[str, object]) -> None:
         epoch = await work.connection.scalar(sa.text(raised + " RETURNING epoch"))
     task = asyncio.create_task(reconciler.run(Ownership(int(epoch))))
     kinds = {kind.verb: kind for kind in COMMANDS}
-    for number, verb in enumerate(given["wishes"], 1):  # type: ignore[arg-type]
+    for number, verb in enumerate(given["wishes"], 1):
         command = kinds[verb](tenant=TENANT, instance_id="ins_1", operation_id=f"op_{number}", generation=number)
         delivery = delivered(command, id=f"cmd_{number}")
         await accept_wish(

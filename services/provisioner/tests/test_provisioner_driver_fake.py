@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 from driver_suite import DriverConformance
 from hatchery_provisioner.ports import BootSecrets
-from provisioner_fakes import FakeDriver, FakeSecrets
+from provisioner_driver import FakeDriver
+from provisioner_fakes import FakeSecrets
 
 
 @dataclass

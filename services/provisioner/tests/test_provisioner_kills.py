@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from hatchery_common.testing.postgres import PostgresServer, fresh_database
 from hatchery_provisioner.adapters.leases import PostgresLeases
 from hatchery_provisioner.adapters.process import Range, identity
 from hatchery_provisioner.main import service
-from process_rig import ProcessRig, free_port
+from process_rig import ProcessRig, machine_ports
 from provisioner_fakes import SystemClock
 
 pytestmark = [pytest.mark.chaos, pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")]
@@ -41,14 +41,14 @@ ENDING = [
 class Stage:
     """A database and a directory for the lives of one test."""
 
-    def __init__(self, database: Database, rig: ProcessRig, port: int) -> None:
-        self.database, self.rig, self.port = database, rig, port
+    def __init__(self, database: Database, rig: ProcessRig, ports: Range) -> None:
+        self.database, self.rig, self.ports = database, rig, ports
 
     async def life(self, wishes: list[str], until: str, failpoint: str = "") -> int:
         given = {
             "url": self.database.url,
             "root": str(self.rig.root),
-            "port": self.port,
+            "ports": [self.ports.first, self.ports.count],
             "wishes": wishes,
             "until": until,
         }
@@ -73,12 +73,18 @@ class Stage:
 
 
 @pytest.fixture
-async def stage(postgres: PostgresServer) -> AsyncGenerator[Stage]:
+def ports() -> Generator[Range]:
+    with machine_ports(10) as ports:
+        yield ports
+
+
+@pytest.fixture
+async def stage(postgres: PostgresServer, ports: Range) -> AsyncGenerator[Stage]:
     async with fresh_database(postgres, service) as databases:
-        database, port = databases["provisioner"], free_port()
-        rig = ProcessRig(leases=PostgresLeases(database, SystemClock(), Range(port, 50), None))
+        database = databases["provisioner"]
+        rig = ProcessRig(leases=PostgresLeases(database, SystemClock(), ports, None))
         try:
-            yield Stage(database, rig, port)
+            yield Stage(database, rig, ports)
         finally:
             await rig.close()
 

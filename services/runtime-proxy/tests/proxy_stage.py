@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import httpx
 import pytest
 from hatchery_common.clock import SystemClock
 from hatchery_common.contracts.gateways import UsageOpened, UsageRecorded
-from hatchery_common.contracts.instances import Route, RouteState
+from hatchery_common.contracts.routes import Route, RouteState
 from hatchery_common.errors import DependencyUnavailable
 from hatchery_common.ids import new_id
 from hatchery_common.log import get_logger
@@ -32,6 +31,7 @@ from hatchery_common.testing.fake_gateway.gateway import Gateway
 from hatchery_common.testing.fake_gateway.http_surface import Surface
 from hatchery_common.testing.fake_gateway.wire import Server
 from hatchery_common.testing.model_stub import ModelStub
+from hatchery_common.testing.ports import free_port
 from hatchery_common.web import serving
 from hatchery_runtime_proxy.adapters.demo import DemoModel
 from hatchery_runtime_proxy.adapters.openai import OpenAIProvider
@@ -46,12 +46,6 @@ from hatchery_runtime_proxy.routes.runtime import runtime_api
 
 KEY, SERVICE_KEY, SEED = bytes(range(32)), b"s" * 32, b"m" * 32
 ANN, BOB = "tann", "tbob"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RecordedUsage:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hatchery_common.contracts.instances import Route, RouteState
+from hatchery_common.contracts.routes import Route, RouteState
 from hatchery_runtime_proxy.domain import demo
 from hatchery_runtime_proxy.domain.deadlines import Due, StreamLimits, Watchdog
 from hatchery_runtime_proxy.domain.table import RouteTable, UnknownInstance

@@ -9,7 +9,7 @@ import time
 import jwt
 import pytest
 from hatchery_common.contracts.gateways import UsageOpened, UsageOutcome, UsageRecorded
-from hatchery_common.contracts.instances import RouteState
+from hatchery_common.contracts.routes import RouteState
 from hatchery_common.secrets import MODEL_AUDIENCE
 from proxy_stage import SEED, FakeMachine, Proxy
 from structlog.testing import capture_logs
@@ -123,7 +123,7 @@ async def test_a_providers_refusal_is_passed_on_and_recorded(proxy: Proxy) -> No
     answer = await proxy.llm.post(PATH, json={**HELLO, "model": "default"}, headers=proxy.bearer())
     assert (answer.status_code, answer.json()["error"]["type"]) == (429, "stub_error")
     recorded = proxy.usage.events[-1]
-    assert (recorded.outcome, recorded.usage_known) == (UsageOutcome.FAILED, False)
+    assert (recorded.outcome, recorded.usage_known) == (UsageOutcome.FAILED, True)
 
 
 async def test_a_provider_that_is_down_is_recorded_as_failed(proxy: Proxy) -> None:

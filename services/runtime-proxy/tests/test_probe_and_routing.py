@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from hatchery_common.contracts.gateways import ProbeRequest, ProbeStage
-from hatchery_common.contracts.instances import Route, RouteState
+from hatchery_common.contracts.routes import Route, RouteState
 from hatchery_common.errors import DependencyUnavailable
 from hatchery_runtime_proxy.domain.table import RouteTable
 from hatchery_runtime_proxy.handlers.probe import probe_gateway

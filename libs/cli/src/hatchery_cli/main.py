@@ -85,10 +85,10 @@ def report(error: Any, *, as_json: bool) -> None:
 
 def run() -> None:
     """Entry point of the console script."""
-    from hatchery_common.errors import HatcheryError
+    from hatchery_common.errors import HatcheryError, SettingsWrong
 
     try:
         build()(prog_name=os.environ.get("HATCHERY_PROG", "hatchery"))
     except HatcheryError as error:
         report(error, as_json="--json" in sys.argv)
-        sys.exit(1)
+        sys.exit(os.EX_CONFIG if isinstance(error, SettingsWrong) else 1)

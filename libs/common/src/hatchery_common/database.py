@@ -21,7 +21,7 @@ from hatchery_common.bus.delivery import Delivery
 from hatchery_common.bus.envelope import encode
 from hatchery_common.bus.errors import UndeclaredMessage
 from hatchery_common.contracts.base import Message
-from hatchery_common.contracts.instances import Route, route_subject
+from hatchery_common.contracts.routes import Route, route_subject
 from hatchery_common.errors import DependencyUnavailable, InvalidInput, OwnershipLost
 from hatchery_common.failpoints import reach
 from hatchery_common.ids import new_id

@@ -2,12 +2,14 @@
 
 HatcheryError
 ├── InvalidInput            the caller must change the request
+│   └── BodyTooLarge        an HTTP body over the limit of whoever reads it
 ├── NotFound                the named thing does not exist for this caller
 ├── Conflict                the state of the thing forbids it now
 ├── Refused                 not allowed: identity, rights or policy
 ├── DependencyUnavailable   NATS, Postgres, a gateway or a machine does not answer: retried without a count
 ├── OwnershipLost           another process owns this loop now: stop at once
 └── SetupError              this process cannot start: names the setting and the remedy
+    └── SettingsWrong       a setting or key is missing or wrong, and will be until the process is started anew
 Families of a service stand beside the code that raises them and derive from these.
 """
 
@@ -43,6 +45,12 @@ class InvalidInput(HatcheryError):
 
     code = "invalid_input"
     retry = Retry.NEVER
+
+
+class BodyTooLarge(InvalidInput):
+    """The body exceeds the limit."""
+
+    code = "body_too_large"
 
 
 class NotFound(HatcheryError):
@@ -85,3 +93,9 @@ class SetupError(HatcheryError):
 
     code = "setup"
     retry = Retry.NEVER
+
+
+class SettingsWrong(SetupError):
+    """A setting or key is missing or wrong; the message names each variable, never a value."""
+
+    code = "settings"

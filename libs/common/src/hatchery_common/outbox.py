@@ -54,6 +54,7 @@ class Relay:
         self._database = database
         self._publisher = publisher
         self._log = log
+        self._turn = asyncio.Lock()
 
     async def run(self, ownership: Ownership) -> None:
         """Publish for ever; woken by commits here, by NOTIFY from other replicas, and every few seconds."""
@@ -72,6 +73,10 @@ class Relay:
         Raises DependencyUnavailable with what was published already marked, unless marking is what failed: then it is
         published again, under the same ids.
         """
+        async with self._turn:
+            return await self._publish_pending()
+
+    async def _publish_pending(self) -> int:
         moved = 0
         done = _Published([], [])
         while True:
@@ -139,7 +144,14 @@ class Relay:
             await asyncio.sleep(_HOUSEKEEPING_S)
 
     async def republish_holes(self) -> int:
-        """Queue again every row whose sequence lies beyond its stream's end (the stream was lost or rolled back)."""
+        """Queue again every row whose sequence lies beyond its stream's end (the stream was lost or rolled back).
+
+        Of a route only its newest row: an older one would be published after a newer one that the new stream already has.
+        """
+        async with self._turn:  # what is published meanwhile could overtake what is about to be queued again
+            return await self._republish_holes()
+
+    async def _republish_holes(self) -> int:
         holes = 0
         for stream, pattern in ((CMD, "cmd.%"), (EVT, "evt.%"), (ROUTES, "$KV.%")):
             async with self._database.connect() as connection:
@@ -150,18 +162,22 @@ class Relay:
                 continue
             last = (await self._publisher.stream_state(stream)).last_sequence
             if last < highest:
-                holes += await self._requeue(pattern, last)
+                holes += await self._requeue(stream, pattern, last)
         if holes:
             self._log.error("outbox.holes", rows=holes)
             self._database.outbox_wake.set()
         return holes
 
-    async def _requeue(self, pattern: str, last: int) -> int:
+    async def _requeue(self, stream: str, pattern: str, last: int) -> int:
         lost = (
             outbox.update()
             .where(outbox.c.subject.like(pattern), outbox.c.stream_sequence > last)
             .values(published_at=None, stream_sequence=None)
         )
+        if stream == ROUTES:
+            later = outbox.alias()
+            newer = sa.exists().where(later.c.subject == outbox.c.subject, later.c.id > outbox.c.id)
+            lost = lost.where(~newer)
         async with self._database.unit_of_work() as work:
             result: Any = await work.connection.execute(lost)
         return int(result.rowcount)

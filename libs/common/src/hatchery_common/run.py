@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from hatchery_common.bus import Bus, OnDead
 from hatchery_common.clock import SystemClock
 from hatchery_common.database import Database
-from hatchery_common.errors import DependencyUnavailable, HatcheryError
+from hatchery_common.errors import DependencyUnavailable, HatcheryError, SettingsWrong
 from hatchery_common.guard import ServiceFailed, guarded
 from hatchery_common.health import Health
 from hatchery_common.log import get_logger
@@ -25,7 +25,14 @@ from hatchery_common.migrate import version
 from hatchery_common.outbox import Relay
 from hatchery_common.owner import OwnerLock, Ownership
 from hatchery_common.service import Check, Listener, Parts, Service, ServiceContext
-from hatchery_common.settings import DatabaseSettings, HealthSettings, NatsSettings, load, service_environment
+from hatchery_common.settings import (
+    DatabaseSettings,
+    HealthSettings,
+    NatsSettings,
+    load,
+    require_settings,
+    service_environment,
+)
 from hatchery_common.web import serving
 
 ORDER = ("api", "provisioner", "billing", "agent", "runtime-proxy")
@@ -57,6 +64,7 @@ class Supervised:
         self._base = base
         self._stop = stop
         self._failures = 0  # in a row; a life of some length begins anew
+        self._has_run = False
         self._log = get_logger(service.name)
 
     async def run(self) -> None:
@@ -80,8 +88,8 @@ class Supervised:
             finally:
                 self.health.checks = ()  # they ask what is closed by now
         except Exception as error:
-            if isinstance(error, asyncio.CancelledError):
-                raise
+            if isinstance(error, SettingsWrong) and not self._has_run:
+                raise  # no repetition cures it; a service that ran before waits for its secrets file to come right again
             await self._pause_after(error)
 
     async def _pause_after(self, error: Exception) -> None:
@@ -109,6 +117,7 @@ class Supervised:
             async with self._running(context, parts) as failures:
                 self.health.checks = (*_own_checks(context, self.service), *parts.checks)
                 self.health.set("running")
+                self._has_run = True
                 self._log.info("service.ready")
                 await _until(self._stop, failures)
                 self.health.set("draining", "stopping")
@@ -147,7 +156,7 @@ class Supervised:
     async def _running(self, context: ServiceContext, parts: Parts) -> AsyncGenerator[list[asyncio.Task[Any]]]:
         """Everything of the service in motion; the yielded tasks end only by failure."""
         database = context.database if self.service.schema is not None else None
-        on_dead = database.mark_dead if database is not None else None
+        on_dead = parts.told_of_dead(database.mark_dead if database is not None else None)
         async with AsyncExitStack() as stack:
             tasks: list[asyncio.Task[Any]] = []
             if parts.rpcs:
@@ -249,7 +258,11 @@ async def run_services(
     stop: asyncio.Event | None = None,
     on_change: Callable[[Health], None] | None = None,
 ) -> None:
-    """Run the services until SIGTERM, SIGINT or `stop`; then drain them all at once. Raises SetupError for a taken port."""
+    """Run the services until SIGTERM, SIGINT or `stop`; then drain them all at once.
+
+    Raises SettingsWrong before any of them begins, SetupError for a health listener's taken port.
+    """
+    require_settings(services, environment)
     stop = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -259,9 +272,20 @@ async def run_services(
     for one in supervised:
         one.health.on_change = on_change
     try:
-        async with asyncio.TaskGroup() as group:
-            for one in supervised:
-                group.create_task(one.run(), name=one.service.name)
+        await _together(supervised)
     finally:
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(name)
+
+
+async def _together(supervised: Sequence[Supervised]) -> None:
+    """All of them until each has ended; the first typed error that ends one ends all, and is raised as itself."""
+    first: HatcheryError | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in supervised:
+                group.create_task(one.run(), name=one.service.name)
+    except* HatcheryError as several:
+        first = next(error for error in several.exceptions if isinstance(error, HatcheryError))
+    if first is not None:
+        raise first

@@ -19,7 +19,7 @@ from hatchery_common.contracts.base import Command, Event, Message, Rpc
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from hatchery_common.bus import BatchSubscription, Bus, Subscription
+    from hatchery_common.bus import BatchSubscription, Bus, OnDead, Subscription
     from hatchery_common.database import Database
     from hatchery_common.owner import Ownership
     from hatchery_common.settings import Settings
@@ -59,7 +59,8 @@ class Parts:
     """What a service runs once it is open.
 
     `subscriptions` handle one message at a time in lanes; `batches` take many in one transaction and run in the owner only.
-    `owner_loops` run under the owner lock and are cancelled when it is lost; `loops` run in every replica.
+    `owner_loops` run under the owner lock and are cancelled when it is lost; `loops` run in every replica. `on_dead` is told of
+    every message that went to the dead letters, until it returns; it must be safe to repeat.
     """
 
     subscriptions: Sequence[Subscription] = ()
@@ -69,6 +70,19 @@ class Parts:
     owner_loops: Sequence[OwnerLoop] = ()
     loops: Sequence[Loop] = ()
     checks: Sequence[Check] = ()
+    on_dead: OnDead | None = None
+
+    def told_of_dead(self, inbox: OnDead | None) -> OnDead | None:
+        """The hook for dead letters: the inbox is told first, then `on_dead`; from the start again when one fails."""
+        own = self.on_dead
+        if inbox is None or own is None:
+            return inbox or own
+
+        async def both(message_id: str, message_type: str) -> None:
+            await inbox(message_id, message_type)
+            await own(message_id, message_type)
+
+        return both
 
 
 @dataclass(frozen=True)

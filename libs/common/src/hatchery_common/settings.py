@@ -6,15 +6,18 @@ The mapping of a service is the process's environment, overlaid by `<HATCHERY_SE
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import AliasChoices, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from hatchery_common.errors import SetupError
+from hatchery_common.errors import SettingsWrong
+
+if TYPE_CHECKING:
+    from hatchery_common.service import Service
 
 S = TypeVar("S", bound="Settings")
 
@@ -70,7 +73,7 @@ class Settings(BaseSettings):
 
 
 def load(settings_class: type[S], environment: Mapping[str, str]) -> S:
-    """An instance filled from the mapping; raises SetupError naming each variable that is missing or wrong, never a value."""
+    """An instance filled from the mapping; raises SettingsWrong naming each variable that is missing or wrong, never a value."""
     values = _MappingSource(settings_class, environment)()
     try:
         return settings_class(**values)
@@ -79,7 +82,7 @@ def load(settings_class: type[S], environment: Mapping[str, str]) -> S:
             f"{_variable(settings_class, str(issue['loc'][0] if issue['loc'] else '?'))}: {issue['msg']}"
             for issue in error.errors(include_input=False, include_url=False)
         )
-        raise SetupError(f"settings are missing or wrong: {named}", hint="see docs/reference/settings.md") from None
+        raise SettingsWrong(f"settings are missing or wrong: {named}", hint="see docs/reference/settings.md") from None
 
 
 def _variable(settings_class: type[Settings], field_name: str) -> str:
@@ -125,16 +128,16 @@ def key_variable(name: str) -> str:
 
 
 def key(environment: Mapping[str, str], name: str) -> bytes:
-    """The derived key `name`; raises SetupError naming its variable when it is missing or no hex."""
+    """The derived key `name`; raises SettingsWrong naming its variable when it is missing or no hex."""
     variable = key_variable(name)
     try:
         value = bytes.fromhex(environment[variable])
     except (KeyError, ValueError):
-        raise SetupError(
+        raise SettingsWrong(
             f"{variable} is missing or is not hex", hint="write it with `hatchery secrets render`"
         ) from None
     if len(value) < 32:
-        raise SetupError(f"{variable} is shorter than 32 bytes", hint="write it with `hatchery secrets render`")
+        raise SettingsWrong(f"{variable} is shorter than 32 bytes", hint="write it with `hatchery secrets render`")
     return value
 
 
@@ -155,8 +158,34 @@ def service_environment(service: str, base: Mapping[str, str]) -> dict[str, str]
     if directory:
         path = Path(directory) / f"{service}.env"
         if not path.is_file():
-            raise SetupError(
+            raise SettingsWrong(
                 f"{path} does not exist", hint="write the services' secrets with `hatchery secrets render`"
             )
-        merged.update(read_env_file(path))
+        try:
+            merged.update(read_env_file(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsWrong(f"{path} cannot be read: {error}", hint="give this service's user the file") from error
     return merged
+
+
+def require_settings(services: Sequence[Service], base: Mapping[str, str]) -> None:
+    """Raise SettingsWrong that names what is missing or wrong for any of these services, all at once."""
+    load(HealthSettings, base)
+    wrong = [(service.name, error) for service in services for error in _wrong_settings(service, base)]
+    if wrong:
+        hints = dict.fromkeys(error.hint for _, error in wrong if error.hint)
+        raise SettingsWrong("; ".join(f"{name}: {error.message}" for name, error in wrong), hint="; ".join(hints))
+
+
+def _wrong_settings(service: Service, base: Mapping[str, str]) -> list[SettingsWrong]:
+    try:
+        environment = service_environment(service.name, base)
+    except SettingsWrong as error:
+        return [error]
+    found: list[SettingsWrong] = []
+    for settings in (NatsSettings, *((DatabaseSettings,) if service.schema else ()), *service.settings):
+        try:
+            load(settings, environment)
+        except SettingsWrong as error:
+            found.append(error)
+    return found

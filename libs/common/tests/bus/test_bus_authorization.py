@@ -17,7 +17,7 @@ from hatchery_common.bus.probe import probe_rights
 from hatchery_common.bus.replay import Operator
 from hatchery_common.contracts.accounts import OpenAccount
 from hatchery_common.contracts.billing import AccountOpened
-from hatchery_common.contracts.instances import Route, RouteState
+from hatchery_common.contracts.routes import Route, RouteState
 from hatchery_common.contracts.threads import ThreadEntry, ThreadEntryType
 from hatchery_common.errors import Conflict, Refused, SetupError
 from hatchery_common.service import Parts, RpcHandler, Service, ServiceContext
@@ -59,6 +59,17 @@ async def open_as(server: NatsServer) -> AsyncGenerator[OpenAs]:
         await context.__aexit__(None, None, None)
 
 
+def a_route_and_three_events(worker: Bus) -> list[OutgoingRow]:
+    put = encode_route(
+        Route(instance_id="ins_1", tenant="t1", state=RouteState.RUNNING, route_version=1, changed_at_ms=0)
+    )
+    rows = [OutgoingRow("r", put.subject, put.headers, put.body)]
+    for number in range(3):
+        row = worker.encode(AccountOpened(tenant="t1", opened_at_ms=number), id=f"row-{number}")
+        rows.append(OutgoingRow(f"row-{number}", row.subject, row.headers, row.body))
+    return rows
+
+
 async def test_declared_work_needs_no_more_rights(server: NatsServer, open_as: OpenAs) -> None:
     worker, asker = await open_as(WORKER), await open_as(ASKER)
     seen: list[str] = []
@@ -77,16 +88,9 @@ async def test_declared_work_needs_no_more_rights(server: NatsServer, open_as: O
     await asker.publish(OpenAccount(tenant="t1"), id="wish")
     await until(lambda: seen == ["wish"])
     assert await asker.call(DOUBLE, Number(n=2)) == Number(n=4)
-    put = encode_route(
-        Route(instance_id="ins_1", tenant="t1", state=RouteState.RUNNING, route_version=1, changed_at_ms=0)
-    )
-    rows = [OutgoingRow("r", put.subject, put.headers, put.body)]
-    for number in range(3):
-        row = worker.encode(AccountOpened(tenant="t1", opened_at_ms=number), id=f"row-{number}")
-        rows.append(OutgoingRow(f"row-{number}", row.subject, row.headers, row.body))
     heard: list[Route] = []
     await asker.routes.follow(heard.append)
-    await worker.publish_rows(rows)
+    await worker.publish_rows(a_route_and_three_events(worker))
     assert list(await asker.routes.snapshot()) == ["ins_1"]
     entries = [ThreadEntry(id=f"e{n}", type=ThreadEntryType.RUN_QUEUED, thread_id="thd_1", at_ms=n) for n in range(2)]
     await worker.threads.append("t1", "thd_1", entries, expected_last=0)
@@ -96,9 +100,7 @@ async def test_declared_work_needs_no_more_rights(server: NatsServer, open_as: O
     following = asyncio.ensure_future(anext(follower))
     await asyncio.sleep(0.05)
     await worker.threads.append("t1", "thd_1", [more], expected_last=2)
-    found = await asyncio.wait_for(following, 3)
-    assert found is not None
-    assert found.entry == more
+    assert getattr(await asyncio.wait_for(following, 3), "entry", None) == more
     await follower.aclose()
     async with Operator.open(server.url, seed=SEEDS[ADMIN]) as operator:
         assert [letter.subject async for letter in operator.read("DLQ")] == ["dlq.cmd.bad.account.open.bad"]
@@ -161,6 +163,23 @@ async def test_doctor_proves_each_right_without_storing_anything(server: NatsSer
         assert {finding.subject for finding in findings} >= {forbidden_probe(service)}
     async with Operator.open(server.url, seed=SEEDS[ADMIN]) as operator:
         assert sum(state.messages for state in await operator.streams()) == 0
+
+
+async def test_doctor_disturbs_nobody_who_listens(server: NatsServer) -> None:
+    heard: list[str] = []
+
+    async def hear(raw: Any) -> None:
+        heard.append(raw.subject)
+
+    listener = Connection(server.url, ADMIN, SEEDS[ADMIN])
+    await listener.open(5)
+    await listener.subscribe("$KV.routes.>", hear)
+    await listener.flush()
+    assert "$KV.routes.>" in rights_of(WORKER).publish
+    await probe_rights(server.url, WORKER, SEEDS[WORKER.name])
+    await listener.flush()
+    await listener.close()
+    assert heard == []
 
 
 async def test_doctor_finds_a_missing_right_and_one_too_many(own_nats: NatsServer) -> None:

@@ -22,7 +22,8 @@ from hatchery_common.bus import (
 from hatchery_common.contracts.accounts import OpenAccount
 from hatchery_common.contracts.base import Rpc
 from hatchery_common.contracts.billing import AccountOpened
-from hatchery_common.contracts.instances import Route, RouteState, StopInstance
+from hatchery_common.contracts.instances import StopInstance
+from hatchery_common.contracts.routes import Route, RouteState
 from hatchery_common.contracts.threads import ThreadEntry, ThreadEntryType
 from hatchery_common.errors import InvalidInput, Refused, SetupError
 from hatchery_common.service import RpcHandler

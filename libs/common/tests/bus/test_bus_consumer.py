@@ -49,8 +49,7 @@ class Handler:
 
 async def test_a_message_is_acknowledged_after_its_handler_returned(opened: Open, operator: Operator) -> None:
     bus = await opened(WISHES)
-    release = asyncio.Event()
-    began = asyncio.Event()
+    release, began = asyncio.Event(), asyncio.Event()
 
     async def wait(_: Delivery[Any]) -> None:
         began.set()
@@ -294,8 +293,7 @@ async def test_a_redriven_dead_letter_is_handled_and_keeps_its_id(opened: Open, 
     assert await operator.redrive(1) == await operator.redrive(1)
     await until(lambda: len(handler.seen) == 2)
     await until_async(lambda: settled(operator))
-    letters = await dead_letters(operator)
-    assert [letter.headers.get(dead.REDRIVE, "0") for letter in letters] == ["0", "1"]
+    assert [letter.headers.get(dead.REDRIVE, "0") for letter in await dead_letters(operator)] == ["0", "1"]
     await operator.redrive(2)
     await until(lambda: len(handler.seen) == 3)
     assert {found.id for found in handler.seen} == {"again"}

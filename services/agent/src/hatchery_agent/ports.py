@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from hatchery_common.bus import Delivery, LogEntry
@@ -170,7 +171,10 @@ class Leases(Protocol):
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run as its row tells it; `quiet` is a sequence of the log before which no open run exists."""
+    """A run as its row tells it; `quiet` is a sequence of the log before which no open run exists.
+
+    A parked run is its own job: its command is acknowledged, and whoever finds it due takes it up.
+    """
 
     tenant: str
     thread_id: str
@@ -182,6 +186,11 @@ class RunRow:
     ended: bool
     quiet: int
     accepted: bool = False  # by the checkpoint: OpenClaw took the turn in some attempt
+    parked: bool = False
+    due: bool = False
+    began_ms: int | None = None  # when its wait began
+    woken_at: datetime | None = None  # when its instance last had news
+    cause: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of the command that was acknowledged
 
 
 @dataclass(frozen=True)
@@ -219,13 +228,50 @@ class Runs(Protocol):
         ...
 
 
+class Parking(Protocol):
+    """Runs that wait for their instance as rows, without a worker. Raises DependencyUnavailable."""
+
+    async def park(
+        self, row: RunRow, lease: Lease, *, began_ms: int, look_s: float, cause: Delivery[Any] | None
+    ) -> None:
+        """Make the row the run's job, due after `look_s`, at once if news came since `row` was read; LeaseLost by the fence.
+
+        The parked runs behind it in its thread become due with it.
+        """
+        ...
+
+    async def park_behind(self, row: RunRow, lease: Lease, *, cause: Delivery[Any] | None) -> None:
+        """Likewise for a run before which another of its thread is parked: it becomes due with that one."""
+        ...
+
+    async def wake(self, tenant: str, instance_id: str) -> bool:
+        """The instance has news: its parked runs are due now. False when none is parked."""
+        ...
+
+    async def due(self, limit: int) -> Sequence[RunRow]:
+        """Of each thread that nobody holds the oldest parked run, if one is due; those that are due longest first."""
+        ...
+
+    async def next_due_s(self) -> float | None:
+        """Seconds until the next parked run becomes due; None when none will."""
+        ...
+
+    async def postpone(self, thread_id: str, delay_s: float) -> None:
+        """Something failed: nothing of this thread is due before so many seconds."""
+        ...
+
+
 class Housekeeping(Protocol):
     """What the owner of the service looks after."""
 
-    async def drop_orphans(self, older_than_s: int) -> int:
-        """Delete texts and runs that were submitted but never queued (their caller did not commit)."""
+    async def find(self, run_id: str) -> RunRow | None:
+        """A run of any tenant."""
+        ...
+
+    async def orphans(self, older_than_s: int) -> Sequence[RunRow]:
+        """Runs whose text was submitted so long ago and whose command never came."""
         ...
 
     async def stale(self, older_than_s: int) -> Sequence[RunRow]:
-        """Runs that started and neither ended nor hold a lease any more: their command is lost or dead."""
+        """Runs that started, are not parked, and neither ended nor hold a lease any more: their command is lost."""
         ...

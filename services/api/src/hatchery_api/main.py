@@ -11,7 +11,7 @@ from typing import Any
 
 from hatchery_common.bus import Subscription
 from hatchery_common.clock import Clock
-from hatchery_common.contracts import instances, threads
+from hatchery_common.contracts import instances, operations, threads
 from hatchery_common.contracts.accounts import OpenAccount
 from hatchery_common.contracts.billing import SUMMARY
 from hatchery_common.owner import Ownership
@@ -28,7 +28,7 @@ from hatchery_api.routes import Door, build_app
 from hatchery_api.settings import ApiSettings
 
 _FORGET_EVERY_S = 3600.0
-_STEPS = (instances.InstanceStepStarted, instances.InstanceStepFinished)
+_STEPS = (operations.InstanceStepStarted, operations.InstanceStepFinished)
 
 
 @asynccontextmanager
@@ -78,7 +78,7 @@ def _subscriptions(store: Store, changes: Changes) -> list[Subscription]:
     run: Any = partial(projections.project_run, store=store)
     taken = [(message, instance) for message in instances.STATUS_EVENTS.values()]
     taken += [(message, step) for message in _STEPS]
-    taken += [(message, end) for message in instances.OPERATION_EVENTS]
+    taken += [(message, end) for message in operations.OPERATION_EVENTS]
     taken += [(message, run) for message in threads.EVENTS]
     return [Subscription(message, handler) for message, handler in taken]
 
@@ -101,7 +101,7 @@ service = Service(
     consumes=(
         *instances.STATUS_EVENTS.values(),
         *_STEPS,
-        *instances.OPERATION_EVENTS,
+        *operations.OPERATION_EVENTS,
         *threads.EVENTS,
     ),
     produces=(*instances.COMMANDS, OpenAccount, *threads.COMMANDS),

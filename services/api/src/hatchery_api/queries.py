@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -49,10 +49,24 @@ async def operation(tenant: str, operation_id: str, *, store: Store) -> Operatio
     return found
 
 
-async def operation_events(operation_id: str, *, store: Store) -> list[OperationEvent]:
-    """The first events of an operation, for those who do not stream."""
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """An operation with a page of its events; `last_event` is the number of its newest one."""
+
+    operation: Operation
+    events: Sequence[OperationEvent]
+    last_event: int
+
+
+async def progress(tenant: str, operation_id: str, after: int | None, limit: int, *, store: Store) -> Progress:
+    """The operation and its events after this number, or without one its newest; raises NotFound for another's too."""
     async with store.read() as reads:
-        return list(await reads.operations.events(operation_id, 0, _PAGE))
+        found = await reads.operations.find(tenant, operation_id)
+        if found is None:
+            raise NotFound("there is no such operation")
+        last = await reads.operations.last_event(operation_id)
+        events = await reads.operations.events(operation_id, max(0, last - limit) if after is None else after, limit)
+    return Progress(found, events, max([last, *(event.number for event in events)]))
 
 
 async def last_event(operation_id: str, *, store: Store) -> int:

@@ -13,6 +13,7 @@ from hatchery_common.bus import Bus, Subscription
 from hatchery_common.clock import Clock, to_ms
 from hatchery_common.contracts.gateways import PROBE, ProbeRequest, ProbeResponse
 from hatchery_common.contracts.instances import COMMANDS, EVENTS, WakeInstance
+from hatchery_common.peers import own_uid
 from hatchery_common.secrets import (
     controller_token,
     machine_header_name,
@@ -103,7 +104,7 @@ async def open_provisioner(context: ServiceContext) -> AsyncGenerator[Parts]:
     """Build the adapters and bind the handlers."""
     settings = load(ProvisionerSettings, context.environment)
     controller_key = key(context.environment, "controller")
-    controllers = HttpControllers(partial(controller_token, controller_key))
+    controllers = HttpControllers(partial(controller_token, controller_key), uid=own_uid())
     secrets = DerivedSecrets(
         key(context.environment, "machine-identity"),
         controller_key,

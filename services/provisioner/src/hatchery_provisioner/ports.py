@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from hatchery_common.bus import Delivery
 from hatchery_common.contracts.base import Message
 from hatchery_common.contracts.gateways import ProbeRequest, ProbeResponse
-from hatchery_common.contracts.instances import Route
+from hatchery_common.contracts.routes import Route
 
 from hatchery_provisioner.domain.instance import Instance
 from hatchery_provisioner.domain.metering import Boot
@@ -55,11 +55,16 @@ class BootSecrets:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a machine is, and the driver's own state of it."""
+    """Where a machine is, and the driver's own state of it.
+
+    The uids are for machines that share our addresses: only programs of these users are the machine's.
+    """
 
     state: dict[str, Any] = field(default_factory=dict[str, Any])
     endpoint: str | None = None
     controller: str | None = None
+    endpoint_uid: int | None = None
+    controller_uid: int | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,10 @@ class Controllers(Protocol):
     """Reads the state of machines' controllers."""
 
     async def state(self, address: str, machine_id: str, *, since: int | None, wait_s: float) -> ControllerState | None:
-        """The state once it is newer than `since` or the wait is over; None when the controller does not answer."""
+        """The state once it is newer than `since` or the wait is over; None when the controller does not answer.
+
+        Raises DriverCapacity for a port that another user's program holds.
+        """
         ...
 
 
@@ -173,7 +181,9 @@ class Transaction(Protocol):
 
     async def save(self, instance: Instance) -> None: ...
 
-    async def emit(self, message: Message) -> str: ...
+    async def emit(self, message: Message, *, id: str | None = None) -> str:  # noqa: A002
+        """Queue a message; a given id is emitted once."""
+        ...
 
     async def put_route(self, route: Route) -> None: ...
 

@@ -104,6 +104,12 @@ def _model_tools(
         log=context.log,
     )
     stack.push_async_callback(calls.close)
+    refused = Gauge(
+        "hatchery_provider_credentials_refused",
+        "1 while the model provider refuses the operator's credentials",
+        registry=context.metrics,
+    )
+    refused.set_function(lambda: float(calls.credentials_refused))
     public_key = key(context.environment, MODEL_TOKEN_PUBLIC)
     return ModelTools(table, calls, public_key, settings.max_model_body_bytes)
 

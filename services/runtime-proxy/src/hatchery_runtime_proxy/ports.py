@@ -2,11 +2,14 @@
 
 HatcheryError
 ├── DependencyUnavailable
-│   ├── GatewayUnreachable      nothing answers at the machine's address, or the connection broke
+│   ├── GatewayUnreachable      nothing answers at the machine's address, or a stranger does, or the connection broke
 │   ├── GatewayTimeout          it answers, but not in time
 │   ├── GatewayUnavailable      it says that it is restarting or suspended
 │   ├── ControllerUnreachable   the machine's controller does not answer
-│   └── ProviderUnavailable     the model provider does not answer
+│   └── ProviderUnavailable     the model provider does not answer; `context["unspent"]`: it spent nothing on the call
+│       ├── ProviderTimeout             not in time
+│       ├── ProviderFailed              with a status of its own trouble
+│       └── ProviderCredentialsRefused  it refuses the operator's key, rights or account
 └── InvalidInput
     └── GatewayRejected         it understood and refused: `context["gateway_code"]` is its own code
 Refused
@@ -28,7 +31,7 @@ from hatchery_runtime_proxy.domain.chat import ChatEvent
 
 
 class GatewayUnreachable(DependencyUnavailable):
-    """Nothing answers at the machine's address, or the connection broke."""
+    """Nothing answers at the machine's address, or another user's program does, or the connection broke."""
 
     code = "gateway_unreachable"
 
@@ -69,6 +72,24 @@ class ProviderUnavailable(DependencyUnavailable):
     code = "provider_unavailable"
 
 
+class ProviderTimeout(ProviderUnavailable):
+    """The model provider did not answer in time."""
+
+    code = "provider_timeout"
+
+
+class ProviderFailed(ProviderUnavailable):
+    """The model provider answered that it is in trouble."""
+
+    code = "provider_failed"
+
+
+class ProviderCredentialsRefused(ProviderUnavailable):
+    """The model provider refuses the operator's credentials: nothing that a machine or its owner could mend."""
+
+    code = "provider_credentials_refused"
+
+
 class Identity(StrEnum):
     """As whom we speak to a gateway."""
 
@@ -78,11 +99,13 @@ class Identity(StrEnum):
 
 @dataclass(frozen=True)
 class Machine:
-    """One running machine, as a route shows it."""
+    """One running machine, as a route shows it; with a uid, only that user's program is spoken to at the address."""
 
     machine_id: str
     endpoint: str
     controller: str | None = None
+    endpoint_uid: int | None = None
+    controller_uid: int | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +115,7 @@ class Hello:
     version: str
     boot_id: str
     scopes: tuple[str, ...]
-    started_at_ms: int
+    started_at_ms: int  # at the latest
 
 
 @dataclass(frozen=True)
@@ -157,7 +180,7 @@ class Controllers(Protocol):
 
 @dataclass(frozen=True)
 class Completion:
-    """A provider's answer: the status and content type first, then bytes."""
+    """A provider's answer: the status, content type and when to ask again first, then bytes."""
 
     status: int
     content_type: str

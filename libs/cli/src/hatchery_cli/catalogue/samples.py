@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from hatchery_common.contracts.instances import Route
+from hatchery_common.contracts.routes import Route
 from hatchery_common.contracts.threads import ThreadEntry
 from pydantic import BaseModel, ValidationError
 

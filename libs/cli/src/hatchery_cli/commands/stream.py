@@ -174,24 +174,32 @@ def replay(
     Nothing is published: history stays as it is, and only the named durable goes back. --subject narrows what the dry
     run counts. To rebuild a read model from nothing, use that service's own rebuild (`hatchery billing rebuild`).
     """
+    _require_sense(start_given=since is not None or from_seq is not None, execute=execute, to=to, subject=subject)
+    start = _start(since, from_seq, 0)
+    report = asyncio.run(_replay(stream, directory, nats_url, seed, start, subject, to, execute))
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        _tell(report)
+
+
+def _require_sense(*, start_given: bool, execute: bool, to: str | None, subject: list[str] | None) -> None:
     from hatchery_common.errors import InvalidInput
 
-    if since is None and from_seq is None:
+    if not start_given:
         raise InvalidInput("replay needs a start", hint="give --since 2h or --from-seq 1")
     if execute and to is None:
         raise InvalidInput("replay needs a durable", hint="`hatchery stream ls` shows them; name one with --to")
     if execute and subject:
         raise InvalidInput("a durable reads all of its subjects again", hint="leave out --subject")
-    start = _start(since, from_seq, 0)
-    report = asyncio.run(_replay(stream, directory, nats_url, seed, start, subject, to, execute))
-    if as_json:
-        typer.echo(json.dumps(report, indent=2))
-        return
+
+
+def _tell(report: dict[str, Any]) -> None:
     typer.echo(f"{report['messages']} messages of {report['stream']} from sequence {report['from_sequence']} on")
     for kind, count in report["types"].items():
         typer.echo(f"  {count:>8}  {kind}")
     if report["done"]:
-        typer.echo(f"{to} reads them again now; effects that are done already are skipped by its inbox")
+        typer.echo(f"{report['to']} reads them again now; effects that are done already are skipped by its inbox")
     else:
         typer.echo("nothing was changed: repeat it with --to <durable> --execute")
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import aclosing
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hatchery_cli.commands.bus import Seed, Url
 from hatchery_cli.options import AsJson, Directory
 
+if TYPE_CHECKING:
+    from hatchery_common.bus.replay import Operator
+
+    from hatchery_cli.deadletters import Letter
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Dead letters: list them, send them again.")
 Code = Annotated[str | None, typer.Option(help="Only those with this code.")]
 Durable = Annotated[str | None, typer.Option(help="Only those that this durable gave up.")]
+_COLUMNS = ("sequence", "time", "type", "id", "durable", "deliveries", "code", "reason", "sent_again_at")
 
 
 @app.command("ls")
@@ -24,10 +30,12 @@ def list_dead(
     seed: Seed = None,
     code: Code = None,
     durable: Durable = None,
+    waiting: Annotated[bool, typer.Option("--waiting", help="Only those that were not sent again.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show dead letters with the reason, who gave them up, and where they came from."""
-    found = asyncio.run(_letters(directory, nats_url, seed, code, durable))
+    """Show dead letters with the reason, who gave them up, where they came from, and when they were sent again."""
+    letters = asyncio.run(_letters(directory, nats_url, seed, code, durable))
+    found = [_shown(letter) for letter in letters if letter.is_waiting or not waiting]
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -38,10 +46,9 @@ def list_dead(
 
     from hatchery_cli.terminal import console
 
-    table = Table("sequence", "time", "type", "id", "durable", "tries", "code", "reason", box=None)
-    for letter in found:
-        cells = [letter[k] for k in ("sequence", "time", "type", "id", "durable", "deliveries", "code", "reason")]
-        table.add_row(*(str(cell or "") for cell in cells))
+    table = Table("sequence", "time", "type", "id", "durable", "tries", "code", "reason", "sent again", box=None)
+    for shown in found:
+        table.add_row(*(str(shown[column] or "") for column in _COLUMNS))
     console().print(table)
 
 
@@ -52,7 +59,7 @@ def redrive(
     nats_url: Url = None,
     seed: Seed = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="All dead letters that match --code and --durable.")
+        bool, typer.Option("--all", help="All that match --code and --durable and were not sent again yet.")
     ] = False,
     code: Code = None,
     durable: Durable = None,
@@ -63,13 +70,13 @@ def redrive(
 ) -> None:
     """Send dead letters to their original subject again, with the id that they had. Dry by default.
 
-    A consumer whose inbox says `done` for that id skips it; one that says `dead` handles it.
+    A consumer whose inbox says `done` for that id skips it; one that says `dead` handles it. The letter stays, with a mark.
     """
     from hatchery_common.errors import InvalidInput
 
     if bool(sequences) == everything:
         raise InvalidInput("name the dead letters by sequence, or say --all", hint="`hatchery stream dlq ls`")
-    report = asyncio.run(_redrive(directory, nats_url, seed, sequences or [], everything, code, durable, execute))
+    report = asyncio.run(_redrive(directory, nats_url, seed, sequences or [], code, durable, execute))
     if as_json:
         typer.echo(json.dumps(report, indent=2))
         return
@@ -82,61 +89,75 @@ def redrive(
 
 async def _letters(
     directory: Any, url: str | None, seed: str | None, code: str | None, durable: str | None
-) -> list[dict[str, Any]]:
+) -> list[Letter]:
     from hatchery_cli.operating import operator
 
     async with operator(directory, url, seed) as bus:
-        return await _read(bus, code, durable)
+        return await _matching(bus, code, durable)
 
 
-async def _read(bus: Any, code: str | None, durable: str | None) -> list[dict[str, Any]]:
+async def _matching(bus: Operator, code: str | None, durable: str | None) -> list[Letter]:
+    from hatchery_common.bus import deadletter as marks
+
+    from hatchery_cli.deadletters import read_letters
+
+    return [
+        letter
+        for letter in await read_letters(bus)
+        if code in (None, letter.record.headers.get(marks.CODE))
+        and durable in (None, letter.record.headers.get(marks.DURABLE))
+    ]
+
+
+def _shown(letter: Letter) -> dict[str, Any]:
     from hatchery_common.bus import deadletter as marks
 
     from hatchery_cli.operating import as_data
 
-    found: list[dict[str, Any]] = []
-    async with aclosing(bus.read("DLQ")) as records:
-        async for record in records:
-            headers = record.headers
-            letter = {
-                **as_data(record),
-                "code": headers.get(marks.CODE),
-                "reason": headers.get(marks.REASON),
-                "durable": headers.get(marks.DURABLE),
-                "deliveries": headers.get(marks.DELIVERIES),
-                "from_stream": headers.get(marks.STREAM),
-                "from_sequence": headers.get(marks.SEQUENCE),
-                "redriven": headers.get(marks.REDRIVE),
-            }
-            if code in (None, letter["code"]) and durable in (None, letter["durable"]):
-                found.append(letter)
-    return found
+    headers, mark = letter.record.headers, letter.mark
+    return {
+        **as_data(letter.record),
+        "code": headers.get(marks.CODE),
+        "reason": headers.get(marks.REASON),
+        "durable": headers.get(marks.DURABLE),
+        "deliveries": headers.get(marks.DELIVERIES),
+        "from_stream": headers.get(marks.STREAM),
+        "from_sequence": headers.get(marks.SEQUENCE),
+        "redriven": headers.get(marks.REDRIVE),
+        "sent_again_at": mark.at.isoformat(timespec="milliseconds") if mark else None,
+        "sent_again_as": mark.sent_as if mark else None,
+    }
 
 
 async def _redrive(
     directory: Any,
     url: str | None,
     seed: str | None,
-    sequences: list[int],
-    everything: bool,
+    sequences: Sequence[int],
     code: str | None,
     durable: str | None,
     execute: bool,
 ) -> dict[str, Any]:
-    from hatchery_common.errors import NotFound
-
+    from hatchery_cli.deadletters import redrive as send_again
     from hatchery_cli.operating import operator
 
     async with operator(directory, url, seed) as bus:
-        letters = await _read(bus, code, durable)
-        known = {letter["sequence"] for letter in letters}
-        missing = sorted(set(sequences) - known)
-        if missing:
-            raise NotFound(f"no dead letter has sequence {missing[0]}", hint="`hatchery stream dlq ls` shows them")
-        chosen = letters if everything else [letter for letter in letters if letter["sequence"] in sequences]
         report: list[dict[str, Any]] = []
-        for letter in chosen:
-            sent = await bus.redrive(letter["sequence"]) if execute else None
-            subject = letter["subject"].removeprefix("dlq.")
-            report.append({"sequence": letter["sequence"], "type": letter["type"], "subject": subject, "sent_as": sent})
+        for letter in _chosen(await _matching(bus, code, durable), sequences):
+            sent_as = await send_again(bus, letter) if execute else None
+            record = letter.record
+            subject = record.subject.removeprefix("dlq.")
+            report.append({"sequence": record.sequence, "type": record.type, "subject": subject, "sent_as": sent_as})
     return {"executed": execute, "letters": report}
+
+
+def _chosen(letters: Sequence[Letter], sequences: Sequence[int]) -> list[Letter]:
+    """The named ones, sent again before or not; without names all that wait."""
+    from hatchery_common.errors import NotFound
+
+    missing = sorted(set(sequences) - {letter.record.sequence for letter in letters})
+    if missing:
+        raise NotFound(f"no dead letter has sequence {missing[0]}", hint="`hatchery stream dlq ls` shows them")
+    if not sequences:
+        return [letter for letter in letters if letter.is_waiting]
+    return [letter for letter in letters if letter.record.sequence in sequences]

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hatchery_cli.demo.website import DemoFailed, ServerEvent, Website
+from hatchery_common.sse import ServerEvent
+
+from hatchery_cli.demo.website import DemoFailed, Website
 
 READY_S = 240.0
 TURN_S = 180.0

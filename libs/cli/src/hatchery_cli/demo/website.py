@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 from hatchery_common.errors import HatcheryError
+from hatchery_common.sse import ServerEvent, read_events
 
 
 class DemoFailed(HatcheryError):
     """The api answered what the demo cannot go on with."""
 
     code = "demo_failed"
-
-
-@dataclass(frozen=True)
-class ServerEvent:
-    """One server-sent event."""
-
-    event: str
-    data: Any
-    id: str | None = None
 
 
 class Website:
@@ -65,7 +55,7 @@ class Website:
             if response.status_code != 200:
                 response.read()
                 _data(response)
-            for one in _events(response.iter_lines()):
+            for one in read_events(response.iter_lines()):
                 yield one
                 if time.monotonic() > until:
                     raise DemoFailed(f"{path} did not come to an end within {deadline_s:.0f} s")
@@ -81,16 +71,3 @@ def _data(response: httpx.Response) -> Any:
     raise DemoFailed(
         f"{response.request.method} {response.request.url.path}: {response.status_code} {body.get('error')}"
     )
-
-
-def _events(lines: Iterator[str]) -> Iterator[ServerEvent]:
-    fields: dict[str, str] = {}
-    for line in lines:
-        if line == "":
-            if "event" in fields:
-                yield ServerEvent(fields["event"], json.loads(fields.get("data", "null")), fields.get("id"))
-            fields = {}
-            continue
-        name, _, value = line.partition(": ")
-        if name:
-            fields[name] = value

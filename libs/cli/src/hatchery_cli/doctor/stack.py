@@ -11,7 +11,7 @@ from hatchery_common.service import Service
 
 from hatchery_cli.doctor.bus import check_bus
 from hatchery_cli.doctor.findings import Finding, error, ok, warning
-from hatchery_cli.embedded.layout import Ports
+from hatchery_cli.embedded.layout import Choices, Ports
 from hatchery_cli.embedded.probe import readiness
 from hatchery_cli.preparing import schema_versions
 from hatchery_cli.rendering import role_url
@@ -23,7 +23,7 @@ _MANY_RESTARTS = 3
 async def check_stack(target: Target, services: Sequence[Service], parts: Mapping[str, Any]) -> list[Finding]:
     """Everything about the running stack."""
     found = check_parts(parts)
-    found += await check_services(Ports(target.choices.port))
+    found += await check_services(target.choices)
     found += await check_database(target, services)
     return found + await check_bus(target.nats_url, target.root_key, services)
 
@@ -44,17 +44,16 @@ def check_parts(parts: Mapping[str, Any]) -> list[Finding]:
     return found
 
 
-async def check_services(ports: Ports) -> list[Finding]:
+async def check_services(choices: Choices) -> list[Finding]:
     """What each service says about itself."""
     found: list[Finding] = []
-    for name, answer in (await readiness(ports)).items():
+    for name, answer in (await readiness(Ports(choices.port))).items():
         if answer.get("ok"):
             found.append(ok("service", f"{name} is ready"))
         else:
             problems = "; ".join(str(one) for one in answer.get("problems", []))
-            found.append(
-                error("service_not_ready", f"{name}: {problems}", "see `hatchery status` and logs/services.log")
-            )
+            remedy = f"see `hatchery status` and logs/{choices.part_of(name)}.log in the data directory"
+            found.append(error("service_not_ready", f"{name}: {problems}", remedy))
     return found
 
 

@@ -77,6 +77,10 @@ class Choices:
     database_url: str | None = None
     processes: bool = False  # each service in a process of its own
 
+    def part_of(self, service: str) -> str:
+        """The part, and so the log, that the service runs in."""
+        return service if self.processes else "services"
+
 
 @dataclass(frozen=True)
 class Layout:

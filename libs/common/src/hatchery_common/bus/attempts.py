@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from hatchery_common.bus.connection import Connection, Raw
+from hatchery_common.bus.connection import Connection
 from hatchery_common.bus.deadletter import OnDead, bury
 from hatchery_common.bus.delivery import Delivery
 from hatchery_common.bus.envelope import Placed
 from hatchery_common.bus.errors import BusUnavailable
+from hatchery_common.bus.listening import Raw
 from hatchery_common.bus.publisher import Publisher
 from hatchery_common.errors import HatcheryError, Retry
 
@@ -110,7 +110,7 @@ class Attempts:
             held.dead = (str(error.context.get("reason", error.code)), error.message)
             return 0.0
         if held.delivery is not None:
-            held.delivery = dataclasses.replace(held.delivery, deliveries=held.attempt)
+            held.delivery = held.delivery._replace(deliveries=held.attempt)
         return _nth(self._settings.backoff_s, held.failures)
 
     def settle(self, held: Held) -> None:

@@ -4,77 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import structlog
 from nats import errors as nats_errors  # noqa: TID251 - this module is the wrapper's seam
 
 from hatchery_common.bus.client import DirectClient
 from hatchery_common.bus.errors import BusUnavailable
+from hatchery_common.bus.listening import HIDDEN, Listening, Raw, Receive
 from hatchery_common.errors import InvalidInput, Refused
 
 log = structlog.get_logger("hatchery.bus")
 _LOST_AFTER_TIMEOUTS = 3
-_HIDDEN = (nats_errors.Error, OSError, asyncio.TimeoutError)
-
-
-class Raw(Protocol):
-    """A message as it came over the wire."""
-
-    subject: str
-    reply: str
-    data: bytes
-    headers: dict[str, str] | None
-
-
-Receive = Callable[[Any], Awaitable[None]]
 
 
 class NoResponders(BusUnavailable):
     """Nobody listens on that subject now."""
 
     code = "no_responders"
-
-
-class Listening:
-    """A subscription that survives the client object under it."""
-
-    def __init__(self, subject: str, queue: str, receive: Receive | None, direct: Callable[[Any], None] | None) -> None:
-        self.subject = subject
-        self.queue = queue
-        self.receive = receive
-        self.direct = direct
-        self._live: Any = None
-
-    async def attach(self, client: DirectClient) -> None:
-        """Subscribe on this client; unlimited pending, since the reader bounds what it asks for."""
-        if self.direct is not None:
-            self._live = await client.subscribe_directly(self.subject, self.direct)
-            return
-        self._live = await client.subscribe(
-            self.subject, queue=self.queue, cb=self.receive, pending_msgs_limit=0, pending_bytes_limit=0
-        )
-
-    async def drain(self, timeout_s: float = 2.0) -> None:
-        """Stop listening after what is already on its way has been received."""
-        live, self._live = self._live, None
-        if live is None:
-            return
-        try:
-            await asyncio.wait_for(live.drain(), timeout_s)
-        except _HIDDEN:
-            log.debug("bus.listening.drain_incomplete", subject=self.subject)
-
-    async def stop(self) -> None:
-        """Stop listening at once."""
-        live, self._live = self._live, None
-        if live is None:
-            return
-        try:
-            await live.unsubscribe()
-        except _HIDDEN:
-            log.debug("bus.listening.already_gone", subject=self.subject)
 
 
 class Connection:
@@ -139,14 +87,14 @@ class Connection:
         if self._client.is_connected:
             try:
                 await self._client.flush(2)
-            except _HIDDEN:
+            except HIDDEN:
                 log.debug("bus.close.flush_incomplete", service=self.name)
         await self._shut(self._client)
 
     async def _shut(self, client: DirectClient) -> None:
         try:
             await asyncio.wait_for(client.close(), 2)
-        except (*_HIDDEN, AssertionError):  # nats-py asserts on a client that never came to connect
+        except (*HIDDEN, AssertionError):  # nats-py asserts on a client that never came to connect
             log.debug("bus.close.incomplete", service=self.name)
 
     @property
@@ -184,7 +132,7 @@ class Connection:
             await self._client.publish(subject, payload, reply=reply, headers=headers)
         except nats_errors.MaxPayloadError as error:
             raise InvalidInput(f"a message of {len(payload)} bytes is larger than the bus takes") from error
-        except _HIDDEN as error:
+        except HIDDEN as error:
             raise BusUnavailable(f"cannot send to {subject}: {error or type(error).__name__}") from error
 
     def send_soon(self, reply: str, payload: bytes = b"") -> None:
@@ -205,7 +153,7 @@ class Connection:
         except (TimeoutError, nats_errors.TimeoutError) as error:
             self._count_timeout()
             raise BusUnavailable(f"no answer from {subject} within {timeout_s:g} s") from error
-        except _HIDDEN as error:
+        except HIDDEN as error:
             raise BusUnavailable(f"cannot ask {subject}: {error or type(error).__name__}") from error
         self._timeouts = 0
         return answer
@@ -222,7 +170,7 @@ class Connection:
         self._listening.append(listening)
         try:
             await listening.attach(self._client)
-        except _HIDDEN as error:
+        except HIDDEN as error:
             self._listening.remove(listening)
             raise BusUnavailable(f"cannot listen on {listening.subject}: {error or type(error).__name__}") from error
         return listening
@@ -237,7 +185,7 @@ class Connection:
         """Wait until the server has seen everything sent so far."""
         try:
             await asyncio.wait_for(self._client.flush(), timeout_s)
-        except _HIDDEN as error:
+        except HIDDEN as error:
             raise BusUnavailable(f"the bus did not answer a ping within {timeout_s:g} s") from error
 
     async def _on_error(self, error: Exception) -> None:
@@ -282,7 +230,7 @@ class Connection:
             await self._client.request("$JS.API.INFO", b"", timeout=2)
         except BusUnavailable:
             return
-        except _HIDDEN:
+        except HIDDEN:
             log.warning("bus.answers_lost", service=self.name)
             await self._reopen()
         self._timeouts = 0
@@ -304,7 +252,7 @@ class Connection:
             await self._connect(self._client)
             for listening in list(self._listening):
                 await listening.attach(self._client)
-        except _HIDDEN as error:
+        except HIDDEN as error:
             log.warning("bus.reopen_failed", service=self.name, error=str(error) or type(error).__name__)
             await self._quiet(self._client)  # half attached, it would go on to hand messages over beside the next one
             return False

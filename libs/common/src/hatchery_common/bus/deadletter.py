@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Final
 
-from hatchery_common.bus.connection import Raw
 from hatchery_common.bus.envelope import MESSAGE_ID, Placed
+from hatchery_common.bus.listening import Raw
 from hatchery_common.bus.publisher import Publisher
 from hatchery_common.bus.registry import DEAD_PREFIX
 

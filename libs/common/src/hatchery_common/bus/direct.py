@@ -7,8 +7,9 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
 
-from hatchery_common.bus.connection import Connection, Listening, Raw
+from hatchery_common.bus.connection import Connection
 from hatchery_common.bus.errors import BusUnavailable
+from hatchery_common.bus.listening import Listening, Raw
 from hatchery_common.ids import uuid7
 
 _BATCH = 256

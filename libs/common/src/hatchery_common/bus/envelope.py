@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from hatchery_common.bus.connection import Raw
 from hatchery_common.bus.delivery import Delivery
 from hatchery_common.bus.errors import UnreadableMessage
+from hatchery_common.bus.listening import Raw
 from hatchery_common.bus.registry import Registry
 from hatchery_common.contracts.base import Message
 from hatchery_common.errors import InvalidInput

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 import structlog
 
 from hatchery_common.bus.attempts import ConsumerSettings, Held
-from hatchery_common.bus.connection import Connection, Raw
+from hatchery_common.bus.connection import Connection
 from hatchery_common.bus.envelope import decode, placed
 from hatchery_common.bus.errors import BusUnavailable, UnreadableMessage
+from hatchery_common.bus.listening import Raw
 from hatchery_common.bus.pull import StandingPull
 from hatchery_common.bus.registry import Registry
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hatchery_common.bus.authorization import forbidden_probe, rights_of
 from hatchery_common.bus.connection import Connection
-from hatchery_common.bus.errors import BusUnavailable
 
 if TYPE_CHECKING:
     from hatchery_common.service import Service
 
 _NO_STREAM = {"Nats-Expected-Stream": "HATCHERY_PROBE"}  # the stream refuses what is meant for another one
-_TIMEOUT_S = 0.5
+# Asking for messages or acknowledging them would take them from the service, reading a log needs a body of its own, and a
+# route, even a refused one, is heard by those who listen for routes.
+_DISTURBING = ("$JS.API.CONSUMER.MSG.NEXT.", "$JS.ACK.", "$JS.API.DIRECT.GET.", "$KV.")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class RightFinding:
     subject: str
     ok: bool
     detail: str
+    forbidden: bool = False
 
 
 async def probe_rights(url: str, service: Service, seed: str | None, *, timeout_s: float = 5.0) -> list[RightFinding]:
@@ -32,50 +33,47 @@ async def probe_rights(url: str, service: Service, seed: str | None, *, timeout_
     await connection.open(timeout_s)
     rights = rights_of(service)
     try:
-        found = [await _publish(connection, subject) for subject in rights.publish if _safe(subject)]
+        found = [await _publish(connection, subject) for subject in rights.publish if _can_be_tried(subject)]
         found += [await _subscribe(connection, subject) for subject in rights.subscribe]
-        forbidden = forbidden_probe(service)
-        refused = await _denied(connection, forbidden)
-        detail = "refused, as it should be" if refused else "this service may ask the server what it must not"
-        return [*found, RightFinding(forbidden, refused, detail)]
+        return [*found, await _forbidden(connection, forbidden_probe(service))]
     finally:
         await connection.close()
 
 
-def _safe(subject: str) -> bool:
-    """Asking for messages or acknowledging them would disturb the consumer; requests of an rpc would be answered."""
-    return not subject.startswith(("$JS.API.CONSUMER.MSG.NEXT", "$JS.ACK", "$JS.API.DIRECT", "rpc."))
+def _can_be_tried(subject: str) -> bool:
+    return not subject.startswith(_DISTURBING)
 
 
 async def _publish(connection: Connection, subject: str) -> RightFinding:
-    denied = await _denied(connection, _concrete(subject))
-    return RightFinding(_concrete(subject), not denied, "may not publish" if denied else "may publish")
+    tried = _concrete(subject)
+    denied = await _denied(connection, tried)
+    return RightFinding(tried, not denied, "may not publish to" if denied else "may publish to")
+
+
+async def _forbidden(connection: Connection, subject: str) -> RightFinding:
+    refused = await _denied(connection, subject)
+    detail = "is refused, as it should be," if refused else "must not be allowed to ask"
+    return RightFinding(subject, refused, detail, forbidden=True)
 
 
 async def _denied(connection: Connection, subject: str) -> bool:
-    """Whether the server forbids it: it then says so on the connection and answers nothing."""
+    """Whether the server forbids it: it says so on the connection before it answers the ping that follows."""
     before = connection.violations
-    try:
-        await connection.request(subject, b"", headers=_NO_STREAM, timeout_s=_TIMEOUT_S)
-    except BusUnavailable:
-        return connection.violations > before
-    return False
+    await connection.publish(subject, headers=_NO_STREAM, reply=connection.new_inbox())
+    await connection.flush()
+    return connection.violations > before
 
 
 async def _subscribe(connection: Connection, subject: str) -> RightFinding:
-    before = connection.violations
-
     async def receive(_: Any) -> None:
         return
 
-    listening = await connection.subscribe(
-        subject, receive, queue="hatchery-probe" if subject.startswith("rpc.") else ""
-    )
+    before = connection.violations
+    listening = await connection.subscribe(subject, receive)
     await connection.flush()
-    await asyncio.sleep(0)
     await connection.unsubscribe(listening)
     denied = connection.violations > before
-    return RightFinding(subject, not denied, "may not listen" if denied else "may listen")
+    return RightFinding(subject, not denied, "may not listen on" if denied else "may listen on")
 
 
 def _concrete(subject: str) -> str:

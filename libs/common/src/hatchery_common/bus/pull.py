@@ -10,8 +10,9 @@ from typing import Any
 
 import structlog
 
-from hatchery_common.bus.connection import Connection, Listening, Raw
+from hatchery_common.bus.connection import Connection
 from hatchery_common.bus.errors import BusUnavailable
+from hatchery_common.bus.listening import Listening, Raw
 
 log = structlog.get_logger("hatchery.bus")
 _NANO = 1_000_000_000

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import structlog
 from pydantic import ValidationError
 
-from hatchery_common.bus.connection import Connection, Raw
+from hatchery_common.bus.connection import Connection
 from hatchery_common.bus.direct import DirectReader
 from hatchery_common.bus.envelope import MESSAGE_ID, Encoded
+from hatchery_common.bus.listening import Raw
 from hatchery_common.bus.registry import ROUTE_PREFIX, ROUTES
-from hatchery_common.contracts.instances import Route, route_subject
+from hatchery_common.contracts.routes import Route, route_subject
 from hatchery_common.errors import InvalidInput
 from hatchery_common.ids import is_token, new_id
 

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import structlog
 from pydantic import BaseModel, ValidationError
 
-from hatchery_common.bus.connection import Connection, Listening, NoResponders, Raw
+from hatchery_common.bus.connection import Connection, NoResponders
 from hatchery_common.bus.envelope import next_trace
 from hatchery_common.bus.errors import BusUnavailable, RemoteError
+from hatchery_common.bus.listening import Listening, Raw
 from hatchery_common.contracts.base import Rpc
 from hatchery_common.errors import HatcheryError
 

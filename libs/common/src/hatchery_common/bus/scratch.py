@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from hatchery_common.bus.connection import Connection, Raw
+from hatchery_common.bus.connection import Connection
 from hatchery_common.bus.errors import BusUnavailable
 from hatchery_common.bus.jetstream import JetStream
+from hatchery_common.bus.listening import Raw
 from hatchery_common.bus.pull import StandingPull
 from hatchery_common.ids import uuid7
 

@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple
 
 from hatchery_common.bus.atomic import BATCH_LIMIT, BatchRefused, publish_atomically
-from hatchery_common.bus.connection import Connection, Raw
+from hatchery_common.bus.connection import Connection
 from hatchery_common.bus.direct import DirectReader
 from hatchery_common.bus.errors import SequenceConflict, UndeclaredMessage
+from hatchery_common.bus.listening import Raw
 from hatchery_common.bus.publisher import OutgoingRow
 from hatchery_common.bus.registry import LIVE_PREFIX, THREADS
 from hatchery_common.contracts.threads import ThreadEntry, thread_subject

@@ -1,4 +1,4 @@
-"""Instances: the wishes people publish through the api, the facts the provisioner reports, and routes."""
+"""Instances: the wishes people publish through the api, and the facts the provisioner reports."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from hatchery_common.contracts.base import Command, Event, Model
+from hatchery_common.contracts.operations import OPERATION_EVENTS, InstanceStepFinished, InstanceStepStarted
 
 
 class InstanceStatus(StrEnum):
@@ -200,65 +201,6 @@ class InstanceDeleted(InstanceEvent):
     verb = "deleted"
 
 
-class InstanceStep(Event):
-    """One step of the work on an instance: together the provisioning stepper."""
-
-    aggregate: ClassVar[str] = "instance"
-    key: ClassVar[str] = "instance_id"
-
-    instance_id: str
-    operation_id: str | None = None
-    step: str
-
-
-class InstanceStepStarted(InstanceStep):
-    """A step began."""
-
-    verb = "step_started"
-
-
-class InstanceStepFinished(InstanceStep):
-    """A step ended, well or badly."""
-
-    verb = "step_finished"
-    ok: bool
-    duration_ms: int
-    reason: str | None = None
-    message: str | None = None
-    log_tail: tuple[str, ...] = ()
-
-
-class InstanceOperationEnded(Event):
-    """The terminal event of an operation: exactly one of the three for each."""
-
-    aggregate: ClassVar[str] = "instance"
-    key: ClassVar[str] = "instance_id"
-
-    instance_id: str
-    operation_id: str
-    generation: int
-    reason: str | None = None
-    message: str | None = None
-
-
-class InstanceOperationFinished(InstanceOperationEnded):
-    """The operation reached what it was for."""
-
-    verb = "operation_finished"
-
-
-class InstanceOperationFailed(InstanceOperationEnded):
-    """The operation failed; reason and message say why."""
-
-    verb = "operation_failed"
-
-
-class InstanceOperationSuperseded(InstanceOperationEnded):
-    """A newer wish made the operation void."""
-
-    verb = "operation_superseded"
-
-
 class InstanceMetered(Event):
     """Cumulative running seconds of one boot of a machine, observed by the driver.
 
@@ -276,39 +218,6 @@ class InstanceMetered(Event):
     observed_at_ms: int
     final: bool = False
     size: str = "standard"
-
-
-class RouteState(StrEnum):
-    """What the proxy may do with a route."""
-
-    STARTING = "starting"  # admits the readiness probe and the machine's own model calls alone
-    RUNNING = "running"
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-    GONE = "gone"  # tombstone
-
-
-class Route(Model):
-    """Where an instance's gateway answers: the value of `$KV.routes.<instance_id>`; a lower route_version is ignored."""
-
-    instance_id: str
-    tenant: str
-    name: str = "default"
-    state: RouteState
-    route_version: int
-    generation: int = 0
-    machine_id: str | None = None
-    endpoint: str | None = None  # http://host:port of the gateway
-    controller: str | None = None  # http://host:port of the controller
-    changed_at_ms: int
-
-
-ROUTES_BUCKET = "routes"
-
-
-def route_subject(instance_id: str) -> str:
-    """The subject of a put into the routes bucket."""
-    return f"$KV.{ROUTES_BUCKET}.{instance_id}"
 
 
 COMMANDS: tuple[type[InstanceCommand], ...] = (
@@ -330,11 +239,6 @@ STATUS_EVENTS: dict[InstanceStatus, type[InstanceEvent]] = {
     InstanceStatus.DELETING: InstanceDeleteBegan,
     InstanceStatus.DELETED: InstanceDeleted,
 }
-OPERATION_EVENTS: tuple[type[InstanceOperationEnded], ...] = (
-    InstanceOperationFinished,
-    InstanceOperationFailed,
-    InstanceOperationSuperseded,
-)
 EVENTS: tuple[type[Event], ...] = (
     *STATUS_EVENTS.values(),
     InstanceStepStarted,

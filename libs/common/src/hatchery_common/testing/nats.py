@@ -14,6 +14,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hatchery_common.testing.ports import free_port
+
 _START_S = 10.0
 
 
@@ -97,13 +99,6 @@ class NatsServer:
             "}\n"
             f"{self.authorization}\n"
         )
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _binary() -> str:

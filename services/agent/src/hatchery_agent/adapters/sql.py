@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import cast
+from typing import Any, cast
 
 import sqlalchemy as sa
 from hatchery_common.database import common_tables
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
 OPEN = ("accepted", "running")
+_TIME: Any = sa.DateTime(timezone=True)  # SQLModel's annotation knows types only, not their instances
 
 
 class Row(SQLModel, registry=registry()):
@@ -36,16 +38,17 @@ class ThreadRow(Row, table=True):
     quiet_sequence: int = Field(default=0, sa_type=sa.BigInteger, sa_column_kwargs={"server_default": "0"})
     lease_fence: int = Field(default=0, sa_type=sa.BigInteger, sa_column_kwargs={"server_default": "0"})
     lease_holder: str | None = Field(default=None, sa_type=sa.Text)
-    lease_expires_at: datetime | None = Field(default=None, sa_type=sa.DateTime(timezone=True))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    lease_expires_at: datetime | None = Field(default=None, sa_type=_TIME)
 
 
 class RunRecord(Row, table=True):
-    """A run; its log entries are the truth, this row follows them."""
+    """A run; its log entries are the truth, this row follows them. While it is parked the row is its job."""
 
     __tablename__ = "runs"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (
         sa.CheckConstraint("status IN ('accepted', 'running', 'finished', 'failed')", name="runs_status"),
         sa.Index("runs_open", "thread_id", postgresql_where=sa.text("status IN ('accepted', 'running')")),
+        sa.Index("runs_parked", "due_at", postgresql_where=sa.text("due_at IS NOT NULL")),
     )
 
     run_id: str = Field(primary_key=True, sa_type=sa.Text)
@@ -63,10 +66,14 @@ class RunRecord(Row, table=True):
     output_tokens: int | None = Field(default=None, sa_type=sa.BigInteger)
     touched_at: datetime | None = Field(
         default=None,
-        sa_type=sa.DateTime(timezone=True),  # pyright: ignore[reportArgumentType, reportCallIssue]
+        sa_type=_TIME,
         nullable=False,
         sa_column_kwargs={"server_default": sa.func.now()},
     )
+    due_at: datetime | None = Field(default=None, sa_type=_TIME)  # set: the row is the run's job, see Parking
+    woken_at: datetime | None = Field(default=None, sa_type=_TIME)
+    began_at_ms: int | None = Field(default=None, sa_type=sa.BigInteger)
+    cause: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
 
 
 class PendingText(Row, table=True):

@@ -19,7 +19,7 @@ from hatchery_agent.domain.errors import LeaseLost
 from hatchery_agent.domain.folding import RunPhase, RunState
 from hatchery_agent.ports import Checkpoint, Lease, RunRow
 
-_ROW = (
+RUN_QUERY = (
     sa.select(
         runs.c.tenant,
         runs.c.thread_id,
@@ -31,6 +31,11 @@ _ROW = (
         runs.c.status,
         threads.c.quiet_sequence,
         checkpoints.c.accepted,
+        runs.c.due_at,
+        (runs.c.due_at <= sa.func.clock_timestamp()).label("due"),
+        runs.c.began_at_ms,
+        runs.c.woken_at,
+        runs.c.cause,
     )
     .join(threads, threads.c.thread_id == runs.c.thread_id)
     .outerjoin(pending_texts, pending_texts.c.run_id == runs.c.run_id)
@@ -46,12 +51,12 @@ class SqlRuns:
         self._clock = clock
 
     async def load(self, tenant: str, run_id: str) -> RunRow:
-        query = _ROW.where(runs.c.run_id == run_id, runs.c.tenant == tenant)
+        query = RUN_QUERY.where(runs.c.run_id == run_id, runs.c.tenant == tenant)
         async with self._database.connect() as connection:
             row = (await connection.execute(query)).first()
         if row is None:
             raise NotFound("there is no such run", run_id=run_id)
-        return _run_row(row)
+        return run_row(row)
 
     async def queued(self, run_id: str) -> None:
         async with self._database.unit_of_work() as work:
@@ -59,7 +64,7 @@ class SqlRuns:
 
     async def started(self, row: RunRow, lease: Lease, attempt: int, *, cause: Delivery[Any] | None) -> None:
         async with self._database.unit_of_work(cause) as work:
-            await _check_fence(work.connection, lease)
+            await check_fence(work.connection, lease)
             changed = {"status": "running", "attempt": attempt, "touched_at": sa.func.now()}
             await work.connection.execute(runs.update().where(runs.c.run_id == row.run_id).values(changed))
             await self._use_thread(work, row, "running")
@@ -81,7 +86,7 @@ class SqlRuns:
             "fence": lease.fence,
         }
         async with self._database.unit_of_work() as work:
-            await _check_fence(work.connection, lease)
+            await check_fence(work.connection, lease)
             row = insert(checkpoints).values(run_id=run_id, **values)
             await work.connection.execute(row.on_conflict_do_update(index_elements=["run_id"], set_=values))
 
@@ -95,6 +100,9 @@ class SqlRuns:
             if quiet is not None:
                 held = sa.and_(threads.c.thread_id == lease.thread_id, threads.c.lease_fence == lease.fence)
                 await work.connection.execute(threads.update().where(held).values(quiet_sequence=quiet))
+            else:  # others of this thread are open: those that are parked waited for this one
+                behind = sa.and_(runs.c.thread_id == row.thread_id, runs.c.due_at.is_not(None))
+                await work.connection.execute(runs.update().where(behind).values(due_at=sa.func.now()))
             if cause is not None:
                 await work.first_delivery()
 
@@ -111,6 +119,7 @@ class SqlRuns:
             "input_tokens": usage.get("input_tokens"),
             "output_tokens": usage.get("output_tokens"),
             "touched_at": sa.func.now(),
+            "due_at": None,
         }
         update = runs.update().where(runs.c.run_id == run.run_id, runs.c.status.in_(OPEN)).values(changed)
         ended = await connection.scalar(update.returning(runs.c.run_id)) is not None
@@ -144,30 +153,38 @@ class SqlRuns:
 
     # --- housekeeping
 
-    async def drop_orphans(self, older_than_s: int) -> int:
-        old = runs.c.touched_at < sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, older_than_s)
-        has_text = sa.exists().where(pending_texts.c.run_id == runs.c.run_id)
-        delete = runs.delete().where(runs.c.status == "accepted", old, has_text)
-        async with self._database.unit_of_work() as work:
-            return (await work.connection.execute(delete)).rowcount
+    async def find(self, run_id: str) -> RunRow | None:
+        async with self._database.connect() as connection:
+            row = (await connection.execute(RUN_QUERY.where(runs.c.run_id == run_id))).first()
+        return None if row is None else run_row(row)
+
+    async def orphans(self, older_than_s: int) -> Sequence[RunRow]:
+        has_text = pending_texts.c.run_id.is_not(None)
+        return await self._old(older_than_s, runs.c.status == "accepted", has_text)
 
     async def stale(self, older_than_s: int) -> Sequence[RunRow]:
-        old = runs.c.touched_at < sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, older_than_s)
         free = sa.or_(threads.c.lease_expires_at.is_(None), threads.c.lease_expires_at < sa.func.now())
         # The text of an accepted run goes when the log holds it: from then on somebody has to bring it to its end.
         logged = sa.or_(runs.c.status == "running", pending_texts.c.run_id.is_(None))
-        query = _ROW.where(runs.c.status.in_(OPEN), logged, old, free).order_by(runs.c.touched_at).limit(100)
+        return await self._old(older_than_s, runs.c.status.in_(OPEN), logged, free)
+
+    async def _old(self, older_than_s: int, *conditions: sa.ColumnElement[bool]) -> Sequence[RunRow]:
+        """Runs that nobody touched for so long; a parked one is a job that is still to be done."""
+        old = runs.c.touched_at < sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, older_than_s)
+        query = RUN_QUERY.where(runs.c.due_at.is_(None), old, *conditions).order_by(runs.c.touched_at).limit(100)
         async with self._database.connect() as connection:
-            return [_run_row(row) for row in (await connection.execute(query)).all()]
+            return [run_row(row) for row in (await connection.execute(query)).all()]
 
 
-async def _check_fence(connection: AsyncConnection, lease: Lease) -> None:
+async def check_fence(connection: AsyncConnection, lease: Lease) -> None:
+    """Lock the thread; raises LeaseLost when the lease is another's by now."""
     query = sa.select(threads.c.lease_fence).where(threads.c.thread_id == lease.thread_id).with_for_update()
     if await connection.scalar(query) != lease.fence:
         raise LeaseLost("another worker took this thread", thread_id=lease.thread_id)
 
 
-def _run_row(row: Any) -> RunRow:
+def run_row(row: Any) -> RunRow:
+    """What a row of RUN_QUERY says."""
     return RunRow(
         tenant=row.tenant,
         thread_id=row.thread_id,
@@ -179,4 +196,9 @@ def _run_row(row: Any) -> RunRow:
         ended=row.status not in OPEN,
         quiet=row.quiet_sequence,
         accepted=bool(row.accepted),
+        parked=row.due_at is not None,
+        due=bool(row.due),
+        began_ms=row.began_at_ms,
+        woken_at=row.woken_at,
+        cause=row.cause or {},
     )

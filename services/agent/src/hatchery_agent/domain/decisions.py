@@ -7,10 +7,6 @@ from enum import StrEnum
 
 from hatchery_agent.domain.folding import RunState
 
-WAITABLE_STATES = frozenset(
-    {"provisioning", "starting", "restarting", "upgrading", "restoring", "unreachable", "unknown"}
-)
-
 
 class Step(StrEnum):
     """The next thing to do for a run."""
@@ -24,6 +20,8 @@ def next_step(run: RunState, *, max_attempts: int) -> Step:
     """Decide from the log alone, so that a lost row never causes a second turn."""
     if run.ended:
         return Step.SETTLE
+    if run.waiting:  # its attempt goes on: nothing was sent in it yet
+        return Step.ATTEMPT
     return Step.GIVE_UP if run.attempt >= max_attempts else Step.ATTEMPT
 
 
@@ -56,6 +54,13 @@ class Failed:
 @dataclass(frozen=True)
 class Lost:
     """The stream broke before the turn's end, which may still come: the next attempt takes it up by its key."""
+
+
+@dataclass(frozen=True)
+class Waits:
+    """The instance is on its way, and nothing was sent: look again after so many seconds, or when its event comes."""
+
+    look_s: float
 
 
 Ending = Finished | Failed

@@ -14,6 +14,8 @@ from typing import Any
 
 from hatchery_common.contracts.threads import ThreadEntry, ThreadEntryType
 
+from hatchery_agent.domain.waiting import WAITING_PHASE
+
 
 class RunPhase(StrEnum):
     """How far a run has come according to the log."""
@@ -35,6 +37,7 @@ class RunState:
     attempt: int = 0
     text: str = ""
     answer: str | None = None
+    waiting: bool = False  # the last that its attempt told is that it waits for the instance
     end: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
@@ -114,7 +117,8 @@ def _advance(run: RunState, entry: ThreadEntry) -> None:
         run.attempt, run.text, run.answer, run.phase = attempt, "", None, RunPhase.RUNNING
     elif attempt < run.attempt:
         return
-    elif entry.type is ThreadEntryType.TEXT_DELTA:
+    run.waiting = entry.type is ThreadEntryType.RUN_STATUS and entry.data.get("phase") == WAITING_PHASE
+    if entry.type is ThreadEntryType.TEXT_DELTA:
         run.text += str(entry.data.get("text", ""))
     elif entry.type is ThreadEntryType.MESSAGE_ASSISTANT:
         run.answer = str(entry.data.get("text", ""))

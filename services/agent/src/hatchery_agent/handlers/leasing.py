@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from hatchery_common.errors import DependencyUnavailable
 from hatchery_common.ids import new_id
@@ -13,17 +13,27 @@ from hatchery_common.ids import new_id
 from hatchery_agent.domain.errors import LeaseLost, ThreadBusy
 from hatchery_agent.ports import Held, Lease, Leases
 
+T = TypeVar("T")
+
 
 async def hold_thread(
-    work: Callable[[Lease], Coroutine[Any, Any, None]], tenant: str, thread_id: str, *, leases: Leases, lease_s: float
-) -> None:
-    """Run `work` while holding the thread's lease.
+    work: Callable[[Lease], Coroutine[Any, Any, T]],
+    tenant: str,
+    thread_id: str,
+    *,
+    leases: Leases,
+    lease_s: float,
+    patience_s: float | None = None,
+) -> T:
+    """Run `work` while holding the thread's lease; returns what it does, when the lease is given back.
 
-    Raises ThreadBusy when others hold it for two lease times; LeaseLost, with `work` cancelled, when it is taken away.
+    Raises ThreadBusy when others hold it for so long (two lease times unless told); LeaseLost, with `work` cancelled, when it
+    is taken away.
     """
-    lease = await _take(tenant, thread_id, leases=leases, patience_s=2 * lease_s)
+    patience_s = 2 * lease_s if patience_s is None else patience_s
+    lease = await _take(tenant, thread_id, leases=leases, patience_s=patience_s)
     try:
-        await _with_beat(work(lease), lease, leases=leases, lease_s=lease_s)
+        return await _with_beat(work(lease), lease, leases=leases, lease_s=lease_s)
     finally:
         await _give_back(lease, leases=leases)
 
@@ -46,14 +56,15 @@ def _pause(held: Held, left_s: float) -> float:
     return min(max(held.remaining_s, 0.05), 1.0, left_s)
 
 
-async def _with_beat(work: Coroutine[Any, Any, None], lease: Lease, *, leases: Leases, lease_s: float) -> None:
+async def _with_beat(work: Coroutine[Any, Any, T], lease: Lease, *, leases: Leases, lease_s: float) -> T:
     job = asyncio.ensure_future(work)
     beat = asyncio.ensure_future(_keep(lease, leases=leases, lease_s=lease_s))
     try:
         await asyncio.wait({job, beat}, return_when=asyncio.FIRST_COMPLETED)
         if job.done():
             return job.result()
-        return beat.result()  # raises why the lease could not be kept
+        beat.result()  # raises why the lease could not be kept
+        raise LeaseLost("the lease is no longer kept", thread_id=lease.thread_id)
     finally:
         job.cancel()
         beat.cancel()

@@ -1,126 +1,142 @@
 """The job of a posted message: one answer per run in the thread's log, whatever dies on the way.
 
-The accepted command is the job. A worker holds the thread, folds its log, ends every open run that an earlier worker left
-behind (oldest first), then its own; rows, facts and the acknowledgement follow the log.
+The accepted command is the job, or the run's row once the run was parked because its instance is still on its way. A worker
+holds the thread, folds its log, ends every open run that was there before (oldest first), then its own; rows, facts and the
+acknowledgement follow the log.
 """
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
-from typing import Any
 
 from hatchery_common.bus import Delivery
-from hatchery_common.clock import Clock, to_ms
-from hatchery_common.contracts.threads import PostMessage, ThreadEntry, ThreadEntryType
+from hatchery_common.clock import to_ms
+from hatchery_common.contracts.threads import PostMessage, ThreadEntryType
 from hatchery_common.errors import InvalidInput, NotFound
 from hatchery_common.failpoints import reach
 
-from hatchery_agent.domain.decisions import Ending, Failed, Finished, Lost, Step, next_step
+from hatchery_agent.domain.decisions import Ending, Failed, Lost, Step, Waits, next_step
 from hatchery_agent.domain.folding import RunState
+from hatchery_agent.domain.waiting import WAITING_PHASE
+from hatchery_agent.handlers.ending import ABANDONED, append_end, queue_message, settle
 from hatchery_agent.handlers.leasing import hold_thread
-from hatchery_agent.handlers.turns import Turn, TurnLimits
+from hatchery_agent.handlers.turns import Turn
+from hatchery_agent.handlers.workbench import RunTools
 from hatchery_agent.handlers.writing import ThreadWriter
-from hatchery_agent.ports import Lease, Leases, Log, RunRow, Runs, RuntimeTurns
-
-MAX_ANSWER = 400_000  # bytes; one entry, with what JSON escapes, must fit into one message of the bus
-_ABANDONED = Failed("abandoned", "This message was not answered, and nobody works on it any more. Please retry.")
-
-
-@dataclass(frozen=True)
-class RunTools:
-    """Everything a worker works with."""
-
-    log: Log
-    leases: Leases
-    runs: Runs
-    runtime: RuntimeTurns
-    clock: Clock
-    slots: asyncio.Semaphore
-    limits: TurnLimits = field(default_factory=TurnLimits)
-    lease_s: float = 15
-    max_attempts: int = 5
+from hatchery_agent.ports import Lease, RunRow
 
 
 async def answer_message(delivery: Delivery[PostMessage], *, tools: RunTools) -> None:
-    """Bring the run of this command to its one end; returns only when the log, the rows and the outbox hold it."""
+    """Bring the run of this command to its one end, or hand it over to its row; returns only when that is committed."""
     command = delivery.message
     row = await tools.runs.load(command.tenant, command.run_id)
     if (row.thread_id, row.instance_id) != (command.thread_id, command.instance_id):
         raise InvalidInput("the command names another thread or instance than its run", run_id=row.run_id)
-    if row.ended:
+    if row.ended or row.parked:
         return
     async with tools.slots:
         work = partial(_work, row=row, cause=delivery, tools=tools)
-        await hold_thread(work, row.tenant, row.thread_id, leases=tools.leases, lease_s=tools.lease_s)
+        left_open = await hold_thread(work, row.tenant, row.thread_id, leases=tools.leases, lease_s=tools.lease_s)
+    if left_open:  # only now, since nobody takes up what is held
+        tools.wake.set()
     reach("agent.before_ack")
 
 
-async def close_stale_run(row: RunRow, *, tools: RunTools) -> None:
-    """End a run whose command is lost or dead, so that no thread stays at work for ever."""
-
-    async def work(lease: Lease) -> None:
-        writer = ThreadWriter(tools.log, lease, tools.clock)
-        await writer.open(row.quiet)
-        run = writer.state.runs.get(row.run_id)
-        if run is None:
-            return
-        if not run.ended:
-            await _append_end(run, _ABANDONED, writer, began_ms=to_ms(tools.clock.now()))
-        await _settle(row, run, writer, None, tools)
-
-    await hold_thread(work, row.tenant, row.thread_id, leases=tools.leases, lease_s=tools.lease_s)
+async def resume_run(row: RunRow, *, tools: RunTools) -> None:
+    """Go on with a parked run that is due; raises ThreadBusy when somebody else works in its thread."""
+    async with tools.slots:
+        work = partial(_work, row=row, cause=None, tools=tools)
+        leases, lease_s = tools.leases, tools.lease_s
+        await hold_thread(work, row.tenant, row.thread_id, leases=leases, lease_s=lease_s, patience_s=0)
 
 
-async def _work(lease: Lease, *, row: RunRow, cause: Delivery[PostMessage], tools: RunTools) -> None:
+async def _work(lease: Lease, *, row: RunRow, cause: Delivery[PostMessage] | None, tools: RunTools) -> bool:
+    """Whether the thread has open runs still: this one, which waits, or others behind it."""
     row = await tools.runs.load(row.tenant, row.run_id)  # again: another worker may have ended it while we waited
-    if row.ended:
-        return
+    if row.ended or (cause is None and not row.due):
+        return False
+    cause = cause or _cause(row, tools.clock.now())
     writer = ThreadWriter(tools.log, lease, tools.clock)
     await writer.open(row.quiet)
-    for run in [run for run in writer.state.open_runs if run.run_id != row.run_id]:
-        await _finish_older(run, writer, cause, tools)
-    await _queue(row, writer)
-    await tools.runs.queued(row.run_id)
-    reach("agent.after_queue_append")
+    for run in _before(row, writer):
+        if not await _finish_older(run, writer, cause, tools):
+            await _wait_behind(row, writer, cause, tools)
+            return True
+    await _queue(row, writer, tools)
     await _finish(row, writer.state.runs[row.run_id], writer, cause, tools)
+    return bool(writer.state.open_runs)
 
 
-async def _finish_older(run: RunState, writer: ThreadWriter, cause: Delivery[PostMessage], tools: RunTools) -> None:
-    """End a run that another worker left open; its own command, when it comes again, finds it ended."""
+def _before(row: RunRow, writer: ThreadWriter) -> list[RunState]:
+    """Open runs that the log had before this one."""
+    ids = [run.run_id for run in writer.state.open_runs]
+    place = ids.index(row.run_id) if row.run_id in ids else len(ids)
+    return writer.state.open_runs[:place]
+
+
+def _cause(row: RunRow, now: datetime) -> Delivery[PostMessage]:
+    """The command that was acknowledged when the run was parked, as far as facts speak of it."""
+    ids = {"tenant": row.tenant, "thread_id": row.thread_id, "run_id": row.run_id, "instance_id": row.instance_id}
+    command = PostMessage(**ids, message_id=row.message_id)
+    kind, kept = command.message_type(), row.cause
+    return Delivery(
+        message=command,
+        id=str(kept.get("id") or row.run_id),
+        type=kind,
+        tenant=row.tenant,
+        subject=command.subject,
+        source="hatchery/agent",
+        time=now,
+        stream="CMD",
+        sequence=0,
+        correlation_id=kept.get("correlation_id"),
+        traceparent=kept.get("traceparent"),
+    )
+
+
+async def _finish_older(run: RunState, writer: ThreadWriter, cause: Delivery[PostMessage], tools: RunTools) -> bool:
+    """End a run that another worker left open; its own command, when it comes again, finds it ended. False when it waits."""
     try:
         older = await tools.runs.load(writer.lease.tenant, run.run_id)
     except NotFound:  # the database is older than the log: it was restored
-        await _append_end(run, _ABANDONED, writer, began_ms=to_ms(tools.clock.now()))
-        return
-    await _finish(older, run, writer, replace(cause, id=run.run_id), tools)
+        await append_end(run, ABANDONED, writer, began_ms=to_ms(tools.clock.now()))
+        return True
+    cause = _cause(older, tools.clock.now()) if older.parked else cause._replace(id=run.run_id)
+    return await _finish(older, run, writer, cause, tools)
 
 
-async def _queue(row: RunRow, writer: ThreadWriter) -> None:
-    """Put the message into the log unless it is there: one atomic batch."""
-    if row.run_id in writer.state.runs:
-        return
-    entries: list[ThreadEntry] = []
-    if writer.state.last == 0:
-        entries.append(writer.entry(ThreadEntryType.THREAD_CREATED, instance_id=row.instance_id))
-    text = row.text or ""
-    message = writer.entry(ThreadEntryType.MESSAGE_USER, row.run_id, message_id=row.message_id, text=text)
-    await writer.append(*entries, message, writer.entry(ThreadEntryType.RUN_QUEUED, row.run_id))
+async def _queue(row: RunRow, writer: ThreadWriter, tools: RunTools) -> None:
+    await queue_message(row, writer)
+    await tools.runs.queued(row.run_id)
+    reach("agent.after_queue_append")
+
+
+async def _wait_behind(row: RunRow, writer: ThreadWriter, cause: Delivery[PostMessage], tools: RunTools) -> None:
+    """The log takes the message, so that it keeps its place; its turn comes after those before it."""
+    await _queue(row, writer, tools)
+    await tools.parking.park_behind(row, writer.lease, cause=cause)
 
 
 async def _finish(
     row: RunRow, run: RunState, writer: ThreadWriter, cause: Delivery[PostMessage], tools: RunTools
-) -> None:
-    """Attempt the run until the log holds its end, then let rows and facts follow."""
-    began_ms = to_ms(tools.clock.now())
+) -> bool:
+    """Attempt the run until the log holds its end, then let rows and facts follow; False when it waits for its instance."""
+    since_ms = to_ms(tools.clock.now())
+    began_ms = row.began_ms or since_ms
     while (step := next_step(run, max_attempts=tools.max_attempts)) is not Step.SETTLE:
-        ending = _refusal(run, step) or await _attempt(row, run, writer, cause, tools, began_ms)
+        ending = _refusal(run, step) or await _attempt(row, run, writer, cause, tools, (began_ms, since_ms))
+        if isinstance(ending, Waits):
+            reach("agent.before_park")
+            await tools.parking.park(row, writer.lease, began_ms=began_ms, look_s=ending.look_s, cause=cause)
+            reach("agent.after_park")
+            return False
         if not isinstance(ending, Lost):
             reach("agent.before_end_append")
-            await _append_end(run, ending, writer, began_ms=began_ms)
+            await append_end(run, ending, writer, began_ms=began_ms)
             reach("agent.after_end_append")
-    await _settle(row, run, writer, cause, tools)
+    await settle(row, run, writer, cause, tools)
+    return True
 
 
 def _refusal(run: RunState, step: Step) -> Failed | None:
@@ -132,45 +148,33 @@ def _refusal(run: RunState, step: Step) -> Failed | None:
 
 
 async def _attempt(
-    row: RunRow, run: RunState, writer: ThreadWriter, cause: Delivery[PostMessage], tools: RunTools, began_ms: int
-) -> Ending | Lost:
-    attempt = run.attempt + 1
-    if attempt > 1:
-        row = await tools.runs.load(row.tenant, row.run_id)  # its checkpoint tells whether OpenClaw took the turn
-    await writer.append(writer.entry(ThreadEntryType.RUN_STARTED, run.run_id, attempt))
-    await tools.runs.started(row, writer.lease, attempt, cause=cause)
-    turn = Turn(row, run.question, attempt, writer, tools.runtime, tools.runs, tools.clock, tools.limits, began_ms)
-    return await turn.perform()
-
-
-async def _append_end(run: RunState, ending: Ending, writer: ThreadWriter, *, began_ms: int) -> None:
-    """The answer and the run's end in one batch: a reader never sees one without the other."""
-    duration_ms = max(0, to_ms(writer.clock.now()) - began_ms)
-    if isinstance(ending, Failed):
-        data = {"code": ending.code, "message": ending.message, "retryable": ending.retryable}
-        failed = writer.entry(ThreadEntryType.RUN_FAILED, run.run_id, run.attempt, **data, duration_ms=duration_ms)
-        await writer.append(failed)
-        return
-    usage = _usage(ending)
-    text = ending.text.encode()[:MAX_ANSWER].decode(errors="ignore")
-    message = writer.entry(
-        ThreadEntryType.MESSAGE_ASSISTANT,
-        run.run_id,
-        run.attempt,
-        text=text,
-        truncated=text != ending.text,
-        usage=usage,
+    row: RunRow,
+    run: RunState,
+    writer: ThreadWriter,
+    cause: Delivery[PostMessage],
+    tools: RunTools,
+    times_ms: tuple[int, int],
+) -> Ending | Lost | Waits:
+    """One attempt; the one that waited for the instance goes on, since nothing was sent in it."""
+    began_ms, since_ms = times_ms
+    attempt, phase = run.attempt, WAITING_PHASE
+    if not run.waiting:
+        attempt, phase = attempt + 1, ""
+        if attempt > 1:
+            row = await tools.runs.load(row.tenant, row.run_id)  # its checkpoint tells whether OpenClaw took the turn
+        await writer.append(writer.entry(ThreadEntryType.RUN_STARTED, run.run_id, attempt))
+        await tools.runs.started(row, writer.lease, attempt, cause=cause)
+    turn = Turn(
+        row,
+        run.question,
+        attempt,
+        writer,
+        tools.runtime,
+        tools.runs,
+        tools.clock,
+        tools.limits,
+        began_ms,
+        since_ms,
+        phase,
     )
-    figures = {"duration_ms": duration_ms, "first_text_ms": ending.first_text_ms, "usage": usage}
-    await writer.append(message, writer.entry(ThreadEntryType.RUN_FINISHED, run.run_id, run.attempt, **figures))
-
-
-def _usage(ending: Finished) -> dict[str, Any]:
-    return {"input_tokens": ending.usage.input_tokens, "output_tokens": ending.usage.output_tokens}
-
-
-async def _settle(
-    row: RunRow, run: RunState, writer: ThreadWriter, cause: Delivery[PostMessage] | None, tools: RunTools
-) -> None:
-    quiet = None if writer.state.open_runs else writer.state.last
-    await tools.runs.settle(row, writer.lease, run, quiet=quiet, cause=cause)
+    return await turn.perform()

@@ -1,25 +1,44 @@
-"""What the owner of the agent looks after: texts nobody posted, runs nobody works on."""
+"""What the owner of the agent looks after, and what dead letters leave behind: every run has an end that its thread shows."""
 
 from __future__ import annotations
 
 from hatchery_common.errors import NotFound
 from structlog.typing import FilteringBoundLogger
 
+from hatchery_agent.domain.decisions import Failed
 from hatchery_agent.domain.errors import ThreadBusy
-from hatchery_agent.handlers.runs import RunTools, close_stale_run
-from hatchery_agent.ports import Housekeeping
+from hatchery_agent.handlers.ending import ABANDONED, NEVER_POSTED, UNDELIVERABLE, close_run
+from hatchery_agent.handlers.workbench import RunTools
+from hatchery_agent.ports import Housekeeping, RunRow
 
 
 async def sweep(
     *, rows: Housekeeping, tools: RunTools, orphan_text_s: int, stale_s: int, log: FilteringBoundLogger
 ) -> None:
-    """One round: drop orphaned texts, end abandoned runs; each is reported."""
-    dropped = await rows.drop_orphans(orphan_text_s)
-    if dropped:
-        log.info("agent.drop_orphans.done", dropped=dropped)
+    """One round: end runs whose text was never posted, and abandoned ones; each is reported."""
+    for row in await rows.orphans(orphan_text_s):
+        await _close(row, NEVER_POSTED, tools=tools, log=log)
     for row in await rows.stale(stale_s):
-        try:
-            await close_stale_run(row, tools=tools)
-        except (ThreadBusy, NotFound):
-            continue  # somebody works on it after all, or it is gone
-        log.warning("agent.close_stale_run.done", run_id=row.run_id, thread_id=row.thread_id)
+        await _close(row, ABANDONED, tools=tools, log=log)
+
+
+async def _close(row: RunRow, ending: Failed, *, tools: RunTools, log: FilteringBoundLogger) -> None:
+    try:
+        await close_run(row, ending, tools=tools)
+    except (ThreadBusy, NotFound):
+        return  # somebody works on it after all, or it is gone
+    log.warning("agent.close_run.done", run_id=row.run_id, thread_id=row.thread_id, code=ending.code)
+
+
+async def end_dead_run(
+    message_id: str, _message_type: str, *, rows: Housekeeping, tools: RunTools, log: FilteringBoundLogger
+) -> None:
+    """A command went to the dead letters (its id is its run's): end the run, so that its thread does not wait for nothing.
+
+    Safe to repeat, and repeated until it succeeds: the dead letter is acknowledged afterwards.
+    """
+    row = await rows.find(message_id)
+    if row is None or row.ended or row.parked:
+        return
+    await close_run(row, UNDELIVERABLE, tools=tools, patience_s=0)
+    log.error("agent.end_dead_run.done", run_id=row.run_id, thread_id=row.thread_id)

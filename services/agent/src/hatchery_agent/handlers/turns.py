@@ -12,16 +12,9 @@ from hatchery_common.contracts.threads import ThreadEntryType
 from hatchery_common.failpoints import reach
 
 from hatchery_agent.domain.coalescing import Coalescer
-from hatchery_agent.domain.decisions import (
-    WAITABLE_STATES,
-    Ending,
-    Failed,
-    Finished,
-    Lost,
-    interrupted,
-    not_running,
-)
+from hatchery_agent.domain.decisions import Ending, Failed, Finished, Lost, Waits, interrupted, not_running
 from hatchery_agent.domain.recovery import find_answer
+from hatchery_agent.domain.waiting import WAITABLE_STATES, WAITING_PHASE, look_again_s
 from hatchery_agent.handlers.writing import ThreadWriter
 from hatchery_agent.ports import (
     Accepted,
@@ -42,12 +35,11 @@ from hatchery_agent.ports import (
 _MAX_DELTA = 100_000  # characters; an entry must fit into one message of the bus
 _POLL_S = 0.5
 _STEERED = Failed("steered", "This message joined an answer that was already being given in this session.", False)
-_RETRY_S = (0.25, 0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
 class TurnLimits:
-    """How long a turn, and within it the wait for its instance, may take."""
+    """How long a turn, and before it the wait for its instance, may take."""
 
     turn_s: float = 600
     start_s: float = 180
@@ -66,36 +58,34 @@ class Turn:
     runs: Runs
     clock: Clock
     limits: TurnLimits
-    began_ms: int
+    began_ms: int  # the run's beginning: the wait counts from there
+    since_ms: int  # this worker's: the turn counts from there
+    phase: str = ""
     _accepted: bool = False
     _first_text_ms: int | None = None
-    _phase: str = ""
     _coalescer: Coalescer = field(default_factory=Coalescer)
 
-    async def perform(self) -> Ending | Lost:
+    async def perform(self) -> Ending | Lost | Waits:
         """Drive the turn as far as this connection goes, within the deadline; never raises for what a gateway does."""
         self._accepted = self.row.accepted
-        tries = 0
-        while True:
-            try:
-                async with self.runtime.send(self._session, self.question, self.row.run_id) as events:
-                    return await self._stream(events)
-            except GatewayNotReady as reason:
-                refusal = await self._wait_for_instance(reason, tries)
-                if refusal is not None:
-                    return refusal
-                tries += 1
+        try:
+            async with self.runtime.send(self._session, self.question, self.row.run_id) as events:
+                return await self._stream(events)
+        except GatewayNotReady as reason:
+            return await self._not_ready(reason)
 
-    async def _wait_for_instance(self, reason: GatewayNotReady, tries: int) -> Failed | None:
-        """Wait a little for an instance that is on its way; else say why there will be no answer."""
+    async def _not_ready(self, reason: GatewayNotReady) -> Failed | Waits:
+        """Wait for an instance that is on its way, without a worker; else say why there will be no answer."""
         if reason.refused:  # waiting would not change its mind
             return Failed("runtime_refused", f"The gateway refused this turn: {reason.message}", retryable=False)
         waited_s = (self._now_ms() - self.began_ms) / 1000
-        if reason.state not in WAITABLE_STATES or waited_s >= min(self.limits.start_s, self.limits.turn_s):
+        left_s = min(self.limits.start_s, self.limits.turn_s) - waited_s
+        if reason.state not in WAITABLE_STATES or left_s <= 0:
             return interrupted() if self._accepted else not_running(reason.state, reason.message or None)
-        await self._status("waiting_for_instance", state=reason.state)
-        await asyncio.sleep(_RETRY_S[min(tries, len(_RETRY_S) - 1)])
-        return None
+        await self._status(WAITING_PHASE, state=reason.state)
+        woken_at = self.row.woken_at
+        woken_s = None if woken_at is None else (self._now_ms() - to_ms(woken_at)) / 1000
+        return Waits(min(left_s, look_again_s(reason.state, waited_s=waited_s, woken_s=woken_s)))
 
     async def _stream(self, events: AsyncGenerator[TurnEvent]) -> Ending | Lost:
         queue: asyncio.Queue[TurnEvent | None] = asyncio.Queue()  # bounded by one answer
@@ -127,14 +117,14 @@ class Turn:
             async with asyncio.timeout(max(wait_s, 0.001)):
                 return await queue.get()
         except TimeoutError:
-            return Progress(self._phase)
+            return Progress(self.phase)
 
     async def _take(self, event: TurnEvent) -> Ending | None:
         match event:
             case Accepted():
                 await self._mark_accepted()
             case Progress(phase=phase):
-                if phase and phase != self._phase:
+                if phase and phase != self.phase:
                     await self._status(phase)
             case Delta(text=text):
                 await self._mark_accepted()
@@ -184,14 +174,16 @@ class Turn:
             reach("agent.mid_chat")
 
     async def _mark_accepted(self) -> None:
+        if self.phase == WAITING_PHASE:  # from here on a broken attempt is one that counts
+            await self._status("accepted")
         if not self._accepted:
             self._accepted = True
             point = Checkpoint(self.attempt, accepted=True, text_sequence=self.writer.state.last)
             await self.runs.checkpoint(self.row.run_id, self.writer.lease, point)
 
     async def _status(self, phase: str, **data: str) -> None:
-        if phase != self._phase:
-            self._phase = phase
+        if phase != self.phase:
+            self.phase = phase
             kind = ThreadEntryType.RUN_STATUS
             await self.writer.append(self.writer.entry(kind, self.row.run_id, self.attempt, phase=phase, **data))
 
@@ -204,7 +196,7 @@ class Turn:
 
     @property
     def _left_s(self) -> float:
-        return self.limits.turn_s - (self._now_ms() - self.began_ms) / 1000
+        return self.limits.turn_s - (self._now_ms() - self.since_ms) / 1000
 
     def _now_ms(self) -> int:
         return to_ms(self.clock.now())

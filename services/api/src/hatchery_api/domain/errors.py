@@ -6,30 +6,22 @@ HatcheryError
 │   ├── AccessRequired        the person is not admitted (waitlist, or access withdrawn)
 │   └── ForeignOrigin         a cookie request that changes state did not come from our own pages
 ├── InvalidInput
-│   ├── BodyTooLarge
 │   └── IdempotencyMismatch   the key was used with another body
 ├── NotFound
+│   ├── NoUser                nobody of this id was ever seen
 │   └── NoInstance            the user has no instance of this name
 ├── Conflict
 │   └── InstanceDeleting      the instance is being deleted; the operation is named
-└── DependencyUnavailable
-    └── RuntimeUnavailable    the runtime API does not answer
-RuntimeRefused stands beside them: the runtime API's own typed refusal, passed on.
+├── DependencyUnavailable
+│   └── RuntimeUnavailable    the runtime API does not answer
+└── RemoteError
+    └── RuntimeRefused        the runtime API's own typed refusal, passed on
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-from hatchery_common.errors import (
-    Conflict,
-    DependencyUnavailable,
-    HatcheryError,
-    InvalidInput,
-    NotFound,
-    Refused,
-    Retry,
-)
+from hatchery_common.bus.errors import RemoteError
+from hatchery_common.errors import Conflict, DependencyUnavailable, InvalidInput, NotFound, Refused, Retry
 
 
 class Unauthenticated(Refused):
@@ -50,16 +42,16 @@ class ForeignOrigin(Refused):
     code = "foreign_origin"
 
 
-class BodyTooLarge(InvalidInput):
-    """The request's body exceeds the limit."""
-
-    code = "body_too_large"
-
-
 class IdempotencyMismatch(InvalidInput):
     """The Idempotency-Key was used before with another body."""
 
     code = "idempotency_mismatch"
+
+
+class NoUser(NotFound):
+    """Nobody of this id was ever seen, and this request makes nobody."""
+
+    code = "no_user"
 
 
 class NoInstance(NotFound):
@@ -80,12 +72,8 @@ class RuntimeUnavailable(DependencyUnavailable):
     code = "runtime_unavailable"
 
 
-class RuntimeRefused(HatcheryError):
+class RuntimeRefused(RemoteError):
     """The runtime API answered with an error of its own; `remote_code` names it."""
 
     code = "runtime_error"
     retry = Retry.NEVER
-
-    def __init__(self, remote_code: str, message: str, *, hint: str | None = None, **context: Any) -> None:
-        super().__init__(message, hint=hint, **context)
-        self.remote_code = remote_code

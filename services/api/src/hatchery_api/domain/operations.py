@@ -9,14 +9,16 @@ from typing import Any
 from hatchery_common.contracts.instances import (
     DeleteInstance,
     InstanceCommand,
-    InstanceOperationEnded,
-    InstanceOperationFailed,
-    InstanceOperationFinished,
-    InstanceOperationSuperseded,
     ProvisionInstance,
     RestartInstance,
     StartInstance,
     StopInstance,
+)
+from hatchery_common.contracts.operations import (
+    InstanceOperationEnded,
+    InstanceOperationFailed,
+    InstanceOperationFinished,
+    InstanceOperationSuperseded,
 )
 
 

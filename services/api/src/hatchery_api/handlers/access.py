@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from hatchery_common.clock import Clock, to_ms
 from hatchery_common.contracts.accounts import OpenAccount
-from hatchery_common.errors import NotFound
 from hatchery_common.ids import tenant_key
 
-from hatchery_api.domain.errors import AccessRequired
+from hatchery_api.domain.errors import AccessRequired, NoUser
 from hatchery_api.domain.identity import (
     Proof,
     User,
@@ -44,12 +43,28 @@ async def admit_user(user_id: str, *, store: Store, clock: Clock, is_open: bool)
     return user
 
 
+async def foresee_user(user_id: str, *, store: Store, clock: Clock, is_open: bool) -> User:
+    """Whom `admit_user` would admit; makes nobody. For plans."""
+    user = await find_user(user_id, store=store) or _newcomer(user_id, None, clock=clock, is_open=is_open)
+    require_access(user)
+    return user
+
+
+async def known_user(user_id: str, *, store: Store) -> User:
+    """The admitted user of exactly this id; raises NoUser for one who was never seen, and makes nobody."""
+    user = await find_user(user_id, store=store)
+    if user is None:
+        raise NoUser("no user of this id is known", hint="one is made by a provision, or by a request with their token")
+    require_access(user)
+    return user
+
+
 async def revoke(user_id: str, pepper: str, *, store: Store) -> User:
-    """Revoke the user's website tokens: only those that carry the new pepper count from now on. Raises NotFound; repeatable."""
+    """Revoke the user's website tokens: only those that carry the new pepper count from now on. Raises NoUser; repeatable."""
     async with store.begin() as work:
         user = await work.users.find(checked_user_id(user_id))
         if user is None:
-            raise NotFound(
+            raise NoUser(
                 "no user of this id is known", hint="a user exists from the first request with a valid token on"
             )
         await work.users.set_pepper(user_id, pepper)
@@ -71,10 +86,14 @@ async def find_user(user_id: str, *, store: Store) -> User | None:
         return await reads.users.find(checked_user_id(user_id))
 
 
-async def _register(user_id: str, pepper: str | None, *, store: Store, clock: Clock, is_open: bool) -> User:
+def _newcomer(user_id: str, pepper: str | None, *, clock: Clock, is_open: bool) -> User:
     if not is_open:
         raise AccessRequired("this user has no access", hint="join the waitlist; an operator must admit you")
-    user = User(user_id, tenant_key(user_id), access_enabled=True, pepper=pepper, created_ms=to_ms(clock.now()))
+    return User(user_id, tenant_key(user_id), access_enabled=True, pepper=pepper, created_ms=to_ms(clock.now()))
+
+
+async def _register(user_id: str, pepper: str | None, *, store: Store, clock: Clock, is_open: bool) -> User:
+    user = _newcomer(user_id, pepper, clock=clock, is_open=is_open)
     async with store.begin() as work:
         if await work.users.add(user):
             await work.emit(OpenAccount(tenant=user.tenant))

@@ -6,13 +6,8 @@ from typing import Any
 
 from hatchery_common.bus.delivery import Delivery
 from hatchery_common.clock import to_ms
-from hatchery_common.contracts.instances import (
-    InstanceDeleted,
-    InstanceEvent,
-    InstanceOperationEnded,
-    InstanceState,
-    InstanceStep,
-)
+from hatchery_common.contracts.instances import InstanceDeleted, InstanceEvent, InstanceState
+from hatchery_common.contracts.operations import InstanceOperationEnded, InstanceStep
 from hatchery_common.contracts.threads import RunEvent, RunFailed, RunFinished
 
 from hatchery_api.domain.operations import ENDS, Operation, began, ended

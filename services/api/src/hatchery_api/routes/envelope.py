@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from hatchery_common.bus.errors import RemoteError
 from hatchery_common.errors import DependencyUnavailable, HatcheryError, InvalidInput, NotFound
 from hatchery_common.log import redact_text
 from pydantic import BaseModel, Field
@@ -24,6 +25,7 @@ STATUS: dict[str, int] = {
     "access_required": 403,
     "foreign_origin": 403,
     "not_found": 404,
+    "no_user": 404,
     "no_instance": 404,
     "method_not_allowed": 405,
     "conflict": 409,
@@ -100,7 +102,7 @@ class Malformed(InvalidInput):
 
 def failure(request: Request, error: HatcheryError, headers: dict[str, str] | None = None) -> JSONResponse:
     """The answer that says what failed: `<family> <operation> <step>: <detail>`."""
-    remote = cast("str | None", getattr(error, "remote_code", None))
+    remote = error.remote_code if isinstance(error, RemoteError) else None
     code = remote or error.code
     status = STATUS.get(code, _REMOTE_STATUS if remote else 500)
     retry_after = _RETRY_AFTER_S if status == 503 else None

@@ -48,9 +48,12 @@ def require_platform_key(request: Request, door: DoorOf) -> None:
 CurrentUser = Annotated[Principal, Depends(current_user)]
 
 
-async def named_user(door: Door, user_id: str) -> User:
-    """The admitted user whom the website's backend names."""
-    return await _admitted(door, user_id)
+async def new_user(door: Door, user_id: str, *, plan: bool) -> User:
+    """The admitted user whom the website's backend names, made if never seen; a plan makes nobody."""
+    if not plan:
+        return await _admitted(door, user_id)
+    is_open = door.settings.access is Access.OPEN
+    return await access.foresee_user(user_id, store=door.store, clock=door.clock, is_open=is_open)
 
 
 async def _admitted(door: Door, user_id: str) -> User:

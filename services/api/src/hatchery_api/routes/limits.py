@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fastapi import Request
+from hatchery_common.errors import BodyTooLarge
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hatchery_api.domain.errors import BodyTooLarge
 from hatchery_api.routes.envelope import failure
 
 

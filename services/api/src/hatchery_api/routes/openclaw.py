@@ -19,13 +19,11 @@ from hatchery_api.routes.door import DoorOf
 from hatchery_api.routes.envelope import FAILURES, Envelope
 from hatchery_api.routes.identity import CurrentUser
 from hatchery_api.routes.intents import DEFAULT, IdempotencyKey, Name, Plan, accept, wish_of
+from hatchery_api.routes.verbs import VERBS, Verb, accepted, add_verb
 from hatchery_api.routes.views import InstanceView, PlanView, instance_view, plan_view
 
 router = APIRouter(tags=["openclaw"], responses=FAILURES)
 Wished = Envelope[InstanceView | PlanView | None]
-ACCEPTED: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The instance is as wished, or the plan", "model": Wished}
-}
 SessionKey = Annotated[str, Path(pattern=r"^[^\x00-\x1f\x7f]{1,200}$", description="The gateway's session key")]
 
 
@@ -86,7 +84,7 @@ async def list_instances(user: CurrentUser, door: DoorOf) -> Envelope[list[Insta
     operation_id="createInstance",
     summary="Provision the instance, or return the one that is there with its running operation",
     status_code=202,
-    responses=ACCEPTED,
+    responses=accepted(Wished),
 )
 async def create_instance(
     request: Request,
@@ -103,29 +101,8 @@ async def create_instance(
     return wished(Kind.PROVISION, await accept(wish, response, door, plan=plan), plan=plan)
 
 
-@router.delete(
-    "/instance",
-    name="openclaw deleteInstance",
-    operation_id="deleteInstance",
-    summary="Remove the instance and its data; legal in every state",
-    status_code=202,
-    responses=ACCEPTED,
-)
-async def delete_instance(
-    request: Request,
-    response: Response,
-    user: CurrentUser,
-    door: DoorOf,
-    name: Name = DEFAULT,
-    plan: Plan = False,
-    idempotency_key: IdempotencyKey = None,
-) -> Envelope[InstanceView | PlanView | None]:
-    wish = wish_of(request, user.tenant, name, Kind.DELETE, idempotency_key, {})
-    return wished(Kind.DELETE, await accept(wish, response, door, plan=plan), plan=plan)
-
-
-def _add_verb(kind: Kind, summary: str) -> None:
-    """The three verbs on a running instance differ in nothing but their kind."""
+def _add(verb: Verb) -> None:
+    """The verbs differ in nothing but their kind."""
 
     async def act(
         request: Request,
@@ -136,24 +113,17 @@ def _add_verb(kind: Kind, summary: str) -> None:
         plan: Plan = False,
         idempotency_key: IdempotencyKey = None,
     ) -> Envelope[InstanceView | PlanView | None]:
-        wish = wish_of(request, user.tenant, name, kind, idempotency_key, {})
-        return wished(kind, await accept(wish, response, door, plan=plan), plan=plan)
+        wish = wish_of(request, user.tenant, name, verb.kind, idempotency_key, {})
+        return wished(verb.kind, await accept(wish, response, door, plan=plan), plan=plan)
 
-    router.add_api_route(
-        f"/instance/{kind.value}",
-        act,
-        methods=["POST"],
-        name=f"openclaw {kind.value}Instance",
-        operation_id=f"{kind.value}Instance",
-        summary=summary,
-        status_code=202,
-        responses=ACCEPTED,
-    )
+    place = {"path": f"/instance/{verb.kind.value}", "method": "POST"}
+    if verb.kind is Kind.DELETE:
+        place = {"path": "/instance", "method": "DELETE"}
+    add_verb(router, verb, act, name=f"openclaw {verb.kind.value}Instance", answer=Wished, **place)
 
 
-_add_verb(Kind.START, "Bring the instance to ready")
-_add_verb(Kind.STOP, "Stop the instance; its data stays")
-_add_verb(Kind.RESTART, "Replace the machine by a new generation on the same data")
+for _verb in VERBS:
+    _add(_verb)
 
 
 @router.get("/sessions", name="openclaw listSessions", operation_id="listSessions", summary="The gateway's sessions")

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Response
-from pydantic import BaseModel
+from fastapi import APIRouter, Header, Path, Query, Response
+from pydantic import BaseModel, Field
 
 from hatchery_api import queries
 from hatchery_api.domain.operations import OperationEvent
@@ -22,6 +22,8 @@ OperationId = Annotated[str, Path(pattern=r"^op_[a-z0-9]{1,60}$")]
 LastEventId = Annotated[
     str | None, Header(alias="Last-Event-ID", description="Resume after this event, as browsers do by themselves")
 ]
+After = Annotated[int | None, Query(ge=0, le=2**31 - 1, description="Only events after this number, the oldest first")]
+Limit = Annotated[int, Query(ge=1, le=500, description="At most so many events; without `after` the newest")]
 _STREAM: dict[int | str, dict[str, Any]] = {
     **FAILURES,
     **DOCUMENTED,
@@ -41,9 +43,10 @@ class ProgressView(BaseModel):
 
 
 class OperationWithProgress(OperationView):
-    """The operation with its progress so far."""
+    """The operation with a page of its progress; events are numbered from 1 without gaps."""
 
     events: list[ProgressView]
+    last_event: int = Field(description="the number of the newest event; beyond the page's last one there is more")
 
 
 def _progress(event: OperationEvent) -> ProgressView:
@@ -55,12 +58,15 @@ def _progress(event: OperationEvent) -> ProgressView:
     "/{operation_id}",
     name="operations getOperation",
     operation_id="getOperation",
-    summary="One operation with its steps",
+    summary="One operation with its newest steps, or those after a number",
 )
-async def get_operation(operation_id: OperationId, user: CurrentUser, door: DoorOf) -> Envelope[OperationWithProgress]:
-    operation = await queries.operation(user.tenant, operation_id, store=door.store)
-    events = [_progress(event) for event in await queries.operation_events(operation_id, store=door.store)]
-    return Envelope(data=OperationWithProgress(**operation_view(operation).model_dump(), events=events))
+async def get_operation(
+    operation_id: OperationId, user: CurrentUser, door: DoorOf, after: After = None, limit: Limit = 100
+) -> Envelope[OperationWithProgress]:
+    found = await queries.progress(user.tenant, operation_id, after, limit, store=door.store)
+    events = [_progress(event) for event in found.events]
+    shown = operation_view(found.operation).model_dump()
+    return Envelope(data=OperationWithProgress(**shown, events=events, last_event=found.last_event))
 
 
 @router.get(

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from hatchery_common.contracts.instances import InstanceStatus
 from pydantic import BaseModel, Field, SecretStr
 
 from hatchery_api import queries
-from hatchery_api.domain.identity import USER_ID_PATTERN, User, app_name, sandbox_id
+from hatchery_api.domain.identity import USER_ID_PATTERN, app_name, sandbox_id
 from hatchery_api.domain.instances import DEFAULT_NAME, NAME_PATTERN
 from hatchery_api.domain.operations import Kind
 from hatchery_api.handlers import access
 from hatchery_api.handlers.steps import step
 from hatchery_api.routes.door import Door, DoorOf
 from hatchery_api.routes.envelope import FAILURES, Envelope
-from hatchery_api.routes.identity import named_user, require_platform_key
+from hatchery_api.routes.identity import new_user, require_platform_key
 from hatchery_api.routes.intents import DEFAULT, IdempotencyKey, Name, Plan, accept, wish_of
+from hatchery_api.routes.verbs import VERBS, Verb, accepted, add_verb
 from hatchery_api.routes.views import InstanceView, PlanView, instance_view, plan_view
 
 router = APIRouter(
@@ -85,9 +86,6 @@ class Revoked(BaseModel):
 
 
 Answer = Envelope[PlatformStatus | PlanView]
-_ACCEPTED: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The instance is as wished, or the plan", "model": Answer}
-}
 
 
 def _status(door: Door, user_id: str, view: InstanceView | None, warnings: list[str] | None = None) -> PlatformStatus:
@@ -104,18 +102,13 @@ def _status(door: Door, user_id: str, view: InstanceView | None, warnings: list[
     )
 
 
-async def _named(door: Door, user_id: str) -> User:
-    with step("get_instance"):
-        return await named_user(door, user_id)
-
-
 @router.post(
     "/provision",
     name="platform provision",
     operation_id="platformProvision",
     summary="Provision the user's instance",
     status_code=202,
-    responses=_ACCEPTED,
+    responses=accepted(Answer),
 )
 async def provision(
     request: Request,
@@ -125,7 +118,8 @@ async def provision(
     plan: Plan = False,
     idempotency_key: IdempotencyKey = None,
 ) -> Envelope[PlatformStatus | PlanView]:
-    user = await _named(door, body.userId)
+    with step("get_instance"):
+        user = await new_user(door, body.userId, plan=plan)
     said = body.model_dump(mode="json", exclude={"kilocodeApiKey"})
     wish = wish_of(request, user.tenant, body.name, Kind.PROVISION, idempotency_key, said, body.size)
     outcome = await accept(wish, response, door, plan=plan)
@@ -135,8 +129,8 @@ async def provision(
     return Envelope(data=_status(door, user.user_id, instance_view(outcome.sight, outcome.operation), warnings))
 
 
-def _add_verb(path: str, kind: Kind, summary: str) -> None:
-    """The verbs on an instance differ in nothing but their kind."""
+def _add(verb: Verb) -> None:
+    """The verbs differ in nothing but their kind; none makes a user."""
 
     async def act(
         request: Request,
@@ -146,29 +140,19 @@ def _add_verb(path: str, kind: Kind, summary: str) -> None:
         plan: Plan = False,
         idempotency_key: IdempotencyKey = None,
     ) -> Envelope[PlatformStatus | PlanView]:
-        user = await _named(door, body.userId)
-        wish = wish_of(request, user.tenant, body.name, kind, idempotency_key, body.model_dump(mode="json"))
+        with step("get_instance"):
+            user = await access.known_user(body.userId, store=door.store)
+        wish = wish_of(request, user.tenant, body.name, verb.kind, idempotency_key, body.model_dump(mode="json"))
         outcome = await accept(wish, response, door, plan=plan)
         if plan:
-            return Envelope(data=plan_view(kind, outcome))
+            return Envelope(data=plan_view(verb.kind, outcome))
         return Envelope(data=_status(door, user.user_id, instance_view(outcome.sight, outcome.operation)))
 
-    router.add_api_route(
-        f"/{path}",
-        act,
-        methods=["POST"],
-        name=f"platform {path}",
-        operation_id=f"platform{path.capitalize()}",
-        summary=summary,
-        status_code=202,
-        responses=_ACCEPTED,
-    )
+    add_verb(router, verb, act, path=f"/{verb.platform}", name=f"platform {verb.platform}", answer=Answer)
 
 
-_add_verb("start", Kind.START, "Bring the user's instance to ready")
-_add_verb("stop", Kind.STOP, "Stop the user's instance; its data stays")
-_add_verb("restart", Kind.RESTART, "Replace the machine by a new generation on the same data")
-_add_verb("destroy", Kind.DELETE, "Remove the user's instance and its data")
+for _verb in VERBS:
+    _add(_verb)
 
 
 @router.post(

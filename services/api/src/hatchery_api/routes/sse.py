@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi.responses import StreamingResponse
+from hatchery_common.bus.errors import RemoteError
 from hatchery_common.errors import HatcheryError
 from hatchery_common.log import redact_text
 
@@ -69,7 +70,7 @@ async def _guarded(frames: AsyncGenerator[bytes], at_limit: bytes, limit_s: floa
                 yield at_limit
                 return
     except HatcheryError as error:
-        code = getattr(error, "remote_code", None) or error.code
+        code = error.remote_code if isinstance(error, RemoteError) else error.code
         yield frame("error", {"code": code, "message": redact_text(error.message), "hint": error.hint})
     finally:
         await frames.aclose()

@@ -140,7 +140,9 @@ class CallRow(Base, table=True):
 
     __tablename__: ClassVar[Any] = "calls"
     __table_args__ = (
-        sa.CheckConstraint("state IN ('opened','recorded','unknown','unpriced','refused')", name="calls_state"),
+        sa.CheckConstraint(
+            "state IN ('opened','recorded','unknown','unpriced','refused','unspent')", name="calls_state"
+        ),
         sa.CheckConstraint(
             "(state = 'recorded') = (amount_micro IS NOT NULL AND price_id IS NOT NULL)", name="calls_charged"
         ),

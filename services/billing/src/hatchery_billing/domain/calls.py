@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hatchery_common.contracts.billing import UsageUnknown
-from hatchery_common.contracts.gateways import UsageOpened, UsageRecorded
+from hatchery_common.contracts.gateways import UsageOpened, UsageOutcome, UsageRecorded
 
 from hatchery_billing.domain.accounts import AccountKind
 from hatchery_billing.domain.book import Applied, Book, Fact, Outcome, TransactionKind
@@ -56,6 +56,9 @@ def apply_recorded(book: Book, fact: Fact, event: UsageRecorded) -> Applied:
         call.state = CallState.UNKNOWN
         _unknown_line(book, fact, call, event.ended_at_ms, "ended without the provider's token counts")
         return Applied(Outcome.POSTED)
+    if event.outcome is UsageOutcome.FAILED and _tokens(call) == (0, 0, 0):
+        call.state = CallState.UNSPENT  # whether its model has a price does not matter
+        return Applied(Outcome.NOTED)
     if event.cached_tokens > event.input_tokens:
         call.state = CallState.REFUSED
         return Applied(Outcome.REFUSED, f"{event.cached_tokens} cached of {event.input_tokens} input tokens")

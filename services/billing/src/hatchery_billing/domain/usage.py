@@ -31,9 +31,10 @@ class CallState(StrEnum):
     UNKNOWN = "unknown"  # no record in time, or a record without usage
     UNPRICED = "unpriced"  # recorded, but its model had no price: listed, never guessed
     REFUSED = "refused"  # recorded with token counts that contradict each other
+    UNSPENT = "unspent"  # recorded as failed at the provider before it spent anything: no charge, no line
 
 
-SETTLED = frozenset({CallState.RECORDED, CallState.UNPRICED, CallState.REFUSED})
+SETTLED = frozenset({CallState.RECORDED, CallState.UNPRICED, CallState.REFUSED, CallState.UNSPENT})
 
 
 @dataclass

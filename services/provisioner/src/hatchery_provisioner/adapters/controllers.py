@@ -6,7 +6,10 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import httpx
+from hatchery_common.peers import StrangerAnswers, before_sending
 
+from hatchery_provisioner.domain.errors import DriverCapacity
+from hatchery_provisioner.domain.reasons import Reason
 from hatchery_provisioner.ports import ControllerState
 
 _CONNECT_S = 2.0
@@ -14,15 +17,19 @@ _LONGEST_WORD, _LONGEST_MESSAGE = 100, 2000
 
 
 class HttpControllers:
-    """The Controllers port; also carries the driver's requests to stop."""
+    """The Controllers port; also carries the driver's requests to stop. With a uid, no other user's program is told a token."""
 
-    def __init__(self, token_of: Callable[[str], str]) -> None:
+    def __init__(self, token_of: Callable[[str], str], *, uid: int | None = None) -> None:
         self._token_of = token_of
+        self._checked = before_sending(uid)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=50, keepalive_expiry=30)
         self._client = httpx.AsyncClient(limits=limits, trust_env=False, timeout=httpx.Timeout(5.0, connect=_CONNECT_S))
 
     async def state(self, address: str, machine_id: str, *, since: int | None, wait_s: float) -> ControllerState | None:
-        """The state, or None when nobody answers or somebody answers who is not this machine."""
+        """The state, or None when nobody answers or somebody answers who is not this machine.
+
+        Raises DriverCapacity when another user's program holds the port.
+        """
         query: dict[str, str] = {"wait": f"{wait_s:g}"} if wait_s > 0 and since is not None else {}
         if since is not None:
             query["since"] = str(since)
@@ -47,9 +54,12 @@ class HttpControllers:
         """Ask for an orderly end; False when nobody took the request."""
         try:
             answer = await self._client.post(
-                f"{address}/v1/stop", json={"deadline_s": deadline_s}, headers=self._headers(machine_id)
+                f"{address}/v1/stop",
+                json={"deadline_s": deadline_s},
+                headers=self._headers(machine_id),
+                extensions=self._checked,
             )
-        except httpx.HTTPError:
+        except (httpx.HTTPError, StrangerAnswers):
             return False
         return answer.status_code == 202
 
@@ -63,8 +73,14 @@ class HttpControllers:
     async def _get(self, url: str, machine_id: str, query: dict[str, str], limit_s: float) -> dict[str, Any] | None:
         timeout = httpx.Timeout(limit_s, connect=_CONNECT_S)
         try:
-            answer = await self._client.get(url, params=query, headers=self._headers(machine_id), timeout=timeout)
+            answer = await self._client.get(
+                url, params=query, headers=self._headers(machine_id), timeout=timeout, extensions=self._checked
+            )
             found: object = answer.json() if answer.status_code == 200 else None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError):
             return None
+        except StrangerAnswers as error:
+            if error.uid is None:
+                return None
+            raise DriverCapacity(Reason.PORT_TAKEN, error.message) from error
         return cast("dict[str, Any]", found) if isinstance(found, dict) else None

@@ -9,7 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from hatchery_common.bus import Delivery
 from hatchery_common.contracts.base import Message
-from hatchery_common.contracts.instances import Condition, DesiredState, InstanceStatus, Route, RouteState
+from hatchery_common.contracts.instances import Condition, DesiredState, InstanceStatus
+from hatchery_common.contracts.routes import Route, RouteState
 from hatchery_common.database import Database, UnitOfWork
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -79,6 +80,8 @@ def _machine(row: Any) -> Machine:
         row.controller,
         row.boot_id,
         row.state,
+        row.endpoint_uid,
+        row.controller_uid,
     )
 
 
@@ -91,6 +94,8 @@ def _machine_values(machine: Machine, instance: Instance) -> dict[str, Any]:
         "power": machine.power.value,
         "endpoint": machine.endpoint,
         "controller": machine.controller,
+        "endpoint_uid": machine.endpoint_uid,
+        "controller_uid": machine.controller_uid,
         "boot_id": machine.boot_id,
         "state": machine.state,
         "changed_at_ms": instance.updated_at_ms,
@@ -140,8 +145,8 @@ class _SqlTransaction:
         for machine in instance.machines:
             await self._connection.execute(_upsert(_machines, _machine_values(machine, instance), "machine_id"))
 
-    async def emit(self, message: Message) -> str:
-        return await self._work.emit(message)
+    async def emit(self, message: Message, *, id: str | None = None) -> str:  # noqa: A002
+        return await self._work.emit(message, id=id)
 
     async def put_route(self, route: Route) -> None:
         await self._work.put_route(route)

@@ -77,6 +77,8 @@ class MachineRow(_Base, table=True):
     power: str
     endpoint: str | None = None
     controller: str | None = None
+    endpoint_uid: int | None = Field(default=None, sa_type=_Big)
+    controller_uid: int | None = Field(default=None, sa_type=_Big)
     boot_id: str | None = None
     state: dict[str, Any] = Field(sa_type=JSONB)
     changed_at_ms: int = Field(sa_type=_Big)

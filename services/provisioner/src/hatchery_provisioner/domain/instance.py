@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from hatchery_common.contracts.instances import Condition, DesiredState, InstanceStatus, RouteState
+from hatchery_common.contracts.instances import Condition, DesiredState, InstanceStatus
+from hatchery_common.contracts.routes import RouteState
 
 
 class Power(StrEnum):
@@ -65,6 +66,8 @@ class Machine:
     controller: str | None = None
     boot_id: str | None = None
     state: dict[str, Any] = field(default_factory=dict[str, Any])
+    endpoint_uid: int | None = None
+    controller_uid: int | None = None
 
 
 @dataclass(frozen=True)

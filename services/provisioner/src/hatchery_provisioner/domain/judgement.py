@@ -24,7 +24,7 @@ def overdue_reason(instance: Instance, limits: Limits, now_ms: int) -> tuple[str
         return _last(instance, Reason.CRASH_LOOP), instance.message or "it failed too often"
     if late and instance.status is InstanceStatus.DEGRADED:
         if instance.machine is not None and instance.machine.power is Power.UNKNOWN:
-            return None  # a driver that cannot see a machine is no reason to end it
+            return Reason.MACHINE_UNKNOWN, instance.message or "the driver cannot see it"
         return Reason.UNHEALTHY, instance.message or "the gateway did not recover"
     if late:
         return _last(instance, Reason.START_DEADLINE), instance.message or "it was not ready in time"

@@ -34,6 +34,8 @@ class Observation:
     controller: str | None = None
     detail: str = ""
     state: dict[str, Any] = field(default_factory=dict[str, Any])
+    endpoint_uid: int | None = None
+    controller_uid: int | None = None
 
 
 _POWER = {Phase.RUNNING: Power.ON, Phase.STOPPED: Power.OFF, Phase.ABSENT: Power.OFF, Phase.UNKNOWN: Power.UNKNOWN}
@@ -55,6 +57,8 @@ def fold(instance: Instance, seen: Observation, limits: Limits, now_ms: int) -> 
             boot_id=seen.boot_id,
             endpoint=seen.endpoint or machine.endpoint,
             controller=seen.controller or machine.controller,
+            endpoint_uid=seen.endpoint_uid if seen.endpoint else machine.endpoint_uid,
+            controller_uid=seen.controller_uid if seen.controller else machine.controller_uid,
         )
     after = _ended_by_itself(instance, seen, limits, now_ms) if machine.boot_id else instance
     lost = seen.phase is Phase.ABSENT and instance.desired is DesiredState.RUNNING
@@ -83,5 +87,5 @@ def _ended_by_itself(instance: Instance, seen: Observation, limits: Limits, now_
         attempts=attempts,
         not_before_ms=now_ms + pause if pause else None,
         reason=Reason.MACHINE_LOST,
-        message=seen.detail or "the machine ended by itself and is started again",
+        message=seen.detail or "the machine ended by itself",
     )

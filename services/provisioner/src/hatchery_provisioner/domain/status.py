@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from hatchery_common.contracts.instances import (
-    Condition,
-    DesiredState,
-    InstanceState,
-    InstanceStatus,
-    RouteState,
-)
+from hatchery_common.contracts.instances import Condition, DesiredState, InstanceState, InstanceStatus
+from hatchery_common.contracts.routes import RouteState
 
 from hatchery_provisioner.domain.instance import Instance, Power, StorageStage
 from hatchery_provisioner.domain.limits import Limits

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hatchery_common.contracts.instances import InstanceMetered, InstanceStatus, RouteState
+from hatchery_common.contracts.instances import InstanceMetered, InstanceStatus
+from hatchery_common.contracts.routes import RouteState
 
 from hatchery_provisioner.domain.errors import DriverError
 from hatchery_provisioner.domain.instance import Instance, Machine, MachineStage, Power

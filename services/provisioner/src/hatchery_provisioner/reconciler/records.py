@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hatchery_common.contracts.instances import (
-    STATUS_EVENTS,
+from hatchery_common.contracts.instances import STATUS_EVENTS
+from hatchery_common.contracts.operations import (
     InstanceOperationEnded,
     InstanceOperationFailed,
     InstanceOperationFinished,
     InstanceOperationSuperseded,
-    Route,
-    RouteState,
 )
+from hatchery_common.contracts.routes import Route, RouteState
 
 from hatchery_provisioner.domain.instance import Instance
 from hatchery_provisioner.domain.limits import Limits
@@ -51,7 +50,7 @@ async def record(
 
 
 async def report(work: Transaction, tenant: str, instance_id: str, ended: Sequence[Ended]) -> None:
-    """Emit the terminal event of each ended operation."""
+    """Emit the terminal event of each ended operation: once, whoever claims its end again under another message."""
     for one in ended:
         event = _OUTCOMES[one.outcome](
             tenant=tenant,
@@ -61,7 +60,7 @@ async def report(work: Transaction, tenant: str, instance_id: str, ended: Sequen
             reason=one.reason,
             message=one.message,
         )
-        await work.emit(event)
+        await work.emit(event, id=f"{tenant}-{instance_id}-{one.operation.id}-ended")
 
 
 async def put_route(work: Transaction, instance: Instance, state: RouteState, now_ms: int) -> Instance:
@@ -78,6 +77,8 @@ async def put_route(work: Transaction, instance: Instance, state: RouteState, no
         machine_id=machine.machine_id if machine else None,
         endpoint=machine.endpoint if machine else None,
         controller=machine.controller if machine else None,
+        endpoint_uid=machine.endpoint_uid if machine else None,
+        controller_uid=machine.controller_uid if machine else None,
         changed_at_ms=now_ms,
     )
     await work.put_route(route)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 from hatchery_common.contracts.gateways import ProbeRequest, ProbeResponse
-from hatchery_common.contracts.instances import DesiredState, RouteState
-from hatchery_common.errors import HatcheryError
+from hatchery_common.contracts.instances import DesiredState
+from hatchery_common.contracts.routes import RouteState
+from hatchery_common.errors import HatcheryError, OwnershipLost
 from hatchery_common.failpoints import reach
 from hatchery_common.ids import new_id
 
@@ -18,6 +22,7 @@ from hatchery_provisioner.reconciler.workbench import Change, Superseded, Workbe
 
 _LONG_POLL_S = 20.0
 _PROBE_ROUND_S = 10.0
+_UNDO_S = 8.0  # less than the scheduler waits for its lanes
 _NO_ANSWER_FIRST_S, _NO_ANSWER_LONGEST_S = 0.03, 0.3
 
 
@@ -80,11 +85,29 @@ class Starting:
         after = await bench.apply(intend)
         if after.machine is None or after.machine.power is not Power.UNKNOWN or not _same(after, instance):
             return
-        async with bench.step("start_gateway", instance):
-            secrets = bench.tools.secrets.of(machine.machine_id)
-            placement = await bench.call(bench.tools.driver.start(bench.ref(machine), secrets))
-            reach("provisioner.after_driver_start")
-            await bench.apply(lambda held: _placed(held, machine, placement, MachineStage.CREATED, RouteState.STARTING))
+        try:
+            # the step's first transaction compares the epoch just before the effect, the last one just after it
+            async with bench.step("start_gateway", instance):
+                secrets = bench.tools.secrets.of(machine.machine_id)
+                placement = await bench.call(bench.tools.driver.start(bench.ref(machine), secrets))
+                reach("provisioner.after_driver_start")
+                await bench.apply(
+                    lambda held: _placed(held, machine, placement, MachineStage.CREATED, RouteState.STARTING)
+                )
+        except (OwnershipLost, asyncio.CancelledError):
+            await self._undo_start(machine)
+            raise
+
+    async def _undo_start(self, machine: Machine) -> None:
+        """We may have been frozen for long and started what the next owner had stopped: what nobody wants now is stopped."""
+        bench = self._bench
+        with contextlib.suppress(HatcheryError, TimeoutError):
+            async with asyncio.timeout(_UNDO_S):
+                held = await bench.tools.store.get(bench.instance_id)
+                if held is not None and machine.machine_id == _wanted(held):
+                    return
+                bench.log.warning("provisioner.late_start.undone", machine_id=machine.machine_id)
+                await bench.tools.driver.stop(bench.ref(machine), grace_s=0.0)
 
     async def wait_ready(self, instance: Instance, machine: Machine) -> None:
         """Follow the controller up to ready, then probe along the owner's path."""
@@ -182,6 +205,12 @@ def _how_far(last: ControllerState | None) -> str:
     return f"not ready in time: the gateway got as far as {last.phase}" + (f" ({last.message})" if last.message else "")
 
 
+def _wanted(held: Instance) -> str | None:
+    """The machine that should run by now."""
+    wanted = held.desired is DesiredState.RUNNING and not held.failed and not held.renew
+    return held.machine.machine_id if wanted and held.machine is not None else None
+
+
 def _same(held: Instance, instance: Instance) -> bool:
     ids = (held.machine.machine_id if held.machine else None, instance.machine.machine_id if instance.machine else None)
     return held.generation == instance.generation and ids[0] == ids[1] and held.desired is DesiredState.RUNNING
@@ -198,6 +227,8 @@ def _placed(
         state=placement.state,
         endpoint=placement.endpoint or held.machine.endpoint,
         controller=placement.controller or held.machine.controller,
+        endpoint_uid=placement.endpoint_uid if placement.endpoint else held.machine.endpoint_uid,
+        controller_uid=placement.controller_uid if placement.controller else held.machine.controller_uid,
     )
     wanted = held.desired is DesiredState.RUNNING and not held.failed
     return Change(after.evolve(waiting_for="gateway"), route=route if wanted else None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hatchery_common.contracts.instances import DesiredState, RouteState
+from hatchery_common.contracts.instances import DesiredState
+from hatchery_common.contracts.routes import RouteState
 from hatchery_common.failpoints import reach
 
 from hatchery_provisioner.domain.errors import DriverTransient

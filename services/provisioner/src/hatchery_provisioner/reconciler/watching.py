@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hatchery_common.contracts.instances import RouteState
+from hatchery_common.contracts.routes import RouteState
 
 from hatchery_provisioner.domain.instance import Instance, Machine
 from hatchery_provisioner.domain.steps import Step, next_step

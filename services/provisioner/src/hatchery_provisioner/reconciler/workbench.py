@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from hatchery_common.clock import Clock, to_ms
-from hatchery_common.contracts.instances import InstanceStepFinished, InstanceStepStarted, RouteState
+from hatchery_common.contracts.operations import InstanceStepFinished, InstanceStepStarted
+from hatchery_common.contracts.routes import RouteState
 from hatchery_common.timers import Wake
 from structlog.typing import FilteringBoundLogger
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 from hatchery_common.errors import Conflict
+from hatchery_common.peers import StrangerAnswers, before_sending
 from hatchery_common.secrets import controller_token
 
 from hatchery_runtime_proxy.adapters.bounded import Unreadable, parse_object, read_bytes
@@ -38,9 +39,12 @@ class HttpControllers:
             raise ControllerUnreachable("this machine has no controller")
         headers = {"authorization": f"Bearer {controller_token(self._key, machine.machine_id)}"}
         url = f"{machine.controller}{path}"
+        checked = before_sending(machine.controller_uid)
         try:
-            async with self._http.stream(method, url, json=body, headers=headers) as answer:
+            async with self._http.stream(method, url, json=body, headers=headers, extensions=checked) as answer:
                 read = await read_bytes(answer, _MOST_BYTES)
+        except StrangerAnswers as error:
+            raise ControllerUnreachable("another program answers in the controller's place") from error
         except (httpx.HTTPError, Unreadable) as error:
             raise ControllerUnreachable(f"the controller does not answer: {type(error).__name__}") from error
         if answer.status_code == 409:

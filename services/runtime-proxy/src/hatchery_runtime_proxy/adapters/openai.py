@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import httpx
 
-from hatchery_runtime_proxy.ports import Completion, ProviderUnavailable
+from hatchery_runtime_proxy.ports import Completion, ProviderTimeout, ProviderUnavailable
 
 OPENAI = "https://api.openai.com/v1"
 _JSON = {"content-type": "application/json"}
+_PASSED = ("retry-after", "retry-after-ms")
+_PLAIN = re.compile(r"[ -~]{1,64}")
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 
 
 class OpenAIProvider:
@@ -40,9 +44,9 @@ class OpenAIProvider:
             sent = json.dumps(self._sent(body))
             async with self._http.stream("POST", self._url, content=sent, headers=_JSON) as answer:
                 content_type = answer.headers.get("content-type", "application/json")
-                yield Completion(answer.status_code, content_type, _bytes(answer))
+                yield Completion(answer.status_code, content_type, _bytes(answer), _passed(answer))
         except httpx.HTTPError as error:
-            raise ProviderUnavailable(f"the model provider does not answer: {type(error).__name__}") from error
+            raise _unavailable(error) from error
 
     def _sent(self, body: Mapping[str, Any]) -> dict[str, Any]:
         sent = dict(body)
@@ -53,6 +57,18 @@ class OpenAIProvider:
             given = cast("dict[str, Any]", options) if isinstance(options, dict) else {}
             sent["stream_options"] = {**given, "include_usage": True}
         return sent
+
+
+def _unavailable(error: httpx.HTTPError) -> ProviderUnavailable:
+    """What never reached the provider cost nothing; of anything else that is not known."""
+    kind = ProviderTimeout if isinstance(error, httpx.TimeoutException) else ProviderUnavailable
+    unspent = isinstance(error, _UNSENT)
+    return kind(f"the model provider does not answer: {type(error).__name__}", unspent=unspent)
+
+
+def _passed(answer: httpx.Response) -> dict[str, str]:
+    found = {name: answer.headers.get(name, "") for name in _PASSED}
+    return {name: value for name, value in found.items() if _PLAIN.fullmatch(value)}
 
 
 async def _bytes(answer: httpx.Response) -> AsyncIterator[bytes]:

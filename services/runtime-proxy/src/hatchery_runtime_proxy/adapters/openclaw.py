@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+from hatchery_common.peers import StrangerAnswers, before_sending
 from hatchery_common.secrets import machine_header_name, owner_identity, service_identity
 
 from hatchery_runtime_proxy.adapters.bounded import Unreadable, parse, read_bytes
 from hatchery_runtime_proxy.adapters.openclaw_chat import converse
-from hatchery_runtime_proxy.adapters.openclaw_socket import MAX_FRAME, GatewaySocket
+from hatchery_runtime_proxy.adapters.openclaw_socket import MAX_FRAME, STRANGER, GatewaySocket
 from hatchery_runtime_proxy.domain.chat import ChatEvent
 from hatchery_runtime_proxy.ports import (
     Answer,
@@ -64,7 +65,14 @@ class OpenClawGateways:
         """Whether `/ready` answers 200 under the service's identity."""
         try:
             headers = self._headers(machine, Identity.SERVICE)
-            answer = await self._http.get(f"{machine.endpoint}/ready", headers=headers, timeout=self._hello_timeout)
+            answer = await self._http.get(
+                f"{machine.endpoint}/ready",
+                headers=headers,
+                timeout=self._hello_timeout,
+                extensions=before_sending(machine.endpoint_uid),
+            )
+        except StrangerAnswers as error:
+            raise GatewayUnreachable(STRANGER) from error
         except httpx.TimeoutException as error:
             raise GatewayTimeout("the gateway did not answer /ready in time") from error
         except httpx.HTTPError as error:
@@ -105,10 +113,15 @@ class OpenClawGateways:
         """A POST as the owner, answered whole; a body that is no JSON is returned as text."""
         sent = {**headers, **self._headers(machine, Identity.OWNER)}
         url = f"{machine.endpoint}{path}"
+        checked = before_sending(machine.endpoint_uid)
         try:
-            async with self._http.stream("POST", url, json=body, headers=sent, timeout=self._tool_timeout) as answer:
+            async with self._http.stream(
+                "POST", url, json=body, headers=sent, timeout=self._tool_timeout, extensions=checked
+            ) as answer:
                 _refuse_identity_errors(answer.status_code)
                 read = await read_bytes(answer, MAX_FRAME)
+        except StrangerAnswers as error:
+            raise GatewayUnreachable(STRANGER) from error
         except httpx.TimeoutException as error:
             raise GatewayTimeout(f"the gateway did not answer {path} in time") from error
         except (httpx.HTTPError, Unreadable) as error:
@@ -125,13 +138,15 @@ class OpenClawGateways:
         """A POST as the owner whose answer streams; it has no total deadline, the caller's watchdog has."""
         plain = {"content-type": "application/json", "accept-encoding": "identity"}
         sent = {**plain, **headers, **self._headers(machine, Identity.OWNER)}
-        limits = httpx.Timeout(self._timeout, read=None)
+        limits, checked = httpx.Timeout(self._timeout, read=None), before_sending(machine.endpoint_uid)
         try:
             async with self._http.stream(
-                "POST", f"{machine.endpoint}{path}", content=body, headers=sent, timeout=limits
+                "POST", f"{machine.endpoint}{path}", content=body, headers=sent, timeout=limits, extensions=checked
             ) as answer:
                 _refuse_identity_errors(answer.status_code)
                 yield ByteStream(answer.status_code, answer.headers.get("content-type", ""), answer.aiter_raw())
+        except StrangerAnswers as error:
+            raise GatewayUnreachable(STRANGER) from error
         except httpx.TimeoutException as error:
             raise GatewayTimeout(f"the gateway did not answer {path} in time") from error
         except httpx.HTTPError as error:
@@ -144,7 +159,7 @@ class OpenClawGateways:
 
     async def _open(self, machine: Machine, identity: Identity, timeout: float) -> GatewaySocket:
         url = machine.endpoint.replace("http", "ws", 1)
-        return await GatewaySocket.open(url, self._headers(machine, identity), timeout)
+        return await GatewaySocket.open(url, self._headers(machine, identity), timeout, uid=machine.endpoint_uid)
 
     async def _socket(self, machine: Machine, identity: Identity) -> GatewaySocket:
         place = (machine.machine_id, identity)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -14,9 +13,6 @@ from hatchery_runtime_proxy.domain.transcripts import Ending, Turn, find_turn, t
 from hatchery_runtime_proxy.ports import GatewayRejected, GatewayUnavailable
 
 _HISTORY = 100
-_YOUNG_MS = 30_000  # a gateway that restarted resumes interrupted turns in its first seconds
-_UNSETTLED_S = 8.0
-_LOOK_S = 0.5
 _INTERRUPTED = "the gateway restarted before it finished this turn; it was not repeated"
 _NO_ANSWER = "the gateway ended this turn without an answer"
 _LOST = "the connection to the gateway broke; the turn may still be running there"
@@ -26,12 +22,12 @@ async def converse(
     socket: GatewaySocket, session_key: str, message: str, key: str, timeout: float
 ) -> AsyncGenerator[ChatEvent]:
     """The turn's events; raises the errors of ports only before `accepted`."""
-    before = await _turn_before(socket, session_key, key, timeout)
+    before = await _turn(socket, session_key, key, timeout)
     if before.ending is not None:
         yield chat.accepted(key, replayed=True)
         yield _ended(before)
         return
-    if before.asked and before.asked_at_ms < socket.hello.started_at_ms:
+    if before.asked and before.asked_at_ms < socket.hello.started_at_ms:  # sent again, it would run a second time
         yield chat.accepted(key, replayed=True)
         yield chat.failed("interrupted", _INTERRUPTED)
         return
@@ -54,20 +50,6 @@ async def converse(
             yield chat.failed("aborted", "the turn was aborted")
         else:
             yield _ended(await _turn(socket, session_key, key, timeout))
-
-
-async def _turn_before(socket: GatewaySocket, session_key: str, key: str, timeout: float) -> Turn:
-    """What the transcript knows of the key; just after a restart it is asked again while the session's last run is unsettled."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + _UNSETTLED_S
-    while True:
-        history = await socket.call("chat.history", {"sessionKey": session_key, "limit": _HISTORY}, timeout)
-        turn = find_turn(history.get("messages") or (), key)
-        info = history.get("sessionInfo") or {}
-        young = time.time() * 1000 - socket.hello.started_at_ms < _YOUNG_MS
-        if turn.asked or turn.ending is not None or not (young and info.get("abortedLastRun")) or loop.time() > end:
-            return turn
-        await asyncio.sleep(_LOOK_S)
 
 
 async def _turn(socket: GatewaySocket, session_key: str, key: str, timeout: float) -> Turn:
@@ -124,7 +106,5 @@ async def _final(
     except GatewayRejected:
         return chat.final(text, None)
     if not (text or turn.text or turn.usage or turn.steered_into):
-        # A final without anything: nothing fails silently. Seen when the gateway, just restarted, resumes the turn by itself.
-        old = turn.asked and turn.asked_at_ms < socket.hello.started_at_ms
-        return chat.failed("interrupted", _INTERRUPTED) if old else chat.failed("no_answer", _NO_ANSWER)
+        return chat.failed("no_answer", _NO_ANSWER)  # a final without anything: nothing ends silently
     return chat.final(text or turn.text, turn.usage, **_steered(turn))

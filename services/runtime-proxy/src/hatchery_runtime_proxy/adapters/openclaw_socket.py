@@ -7,9 +7,13 @@ import contextlib
 import itertools
 import json
 import logging
+import time
 from collections.abc import Generator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
+from hatchery_common.peers import StrangerAnswers
+from hatchery_common.peers import connect as connect_checked
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
@@ -24,6 +28,7 @@ from hatchery_runtime_proxy.ports import (
 )
 
 MAX_FRAME = 26_214_400  # the gateway's own policy.maxPayload
+STRANGER = "another program answers in the gateway's place; nothing was sent to it"
 _QUEUE = 4096
 _RESTARTING = 503
 _SCOPES = ["operator.admin", "operator.read", "operator.write", "operator.approvals", "operator.pairing"]
@@ -49,25 +54,16 @@ class GatewaySocket:
         return self._reader is None or self._reader.done()
 
     @classmethod
-    async def open(cls, url: str, headers: Mapping[str, str], timeout: float) -> GatewaySocket:
-        """Connects and says hello within the timeout; raises the errors of ports."""
+    async def open(
+        cls, url: str, headers: Mapping[str, str], timeout: float, *, uid: int | None = None
+    ) -> GatewaySocket:
+        """Connects and says hello within the timeout, with a uid only to that user's program; raises the errors of ports."""
         try:
             async with asyncio.timeout(timeout):
-                connection = await connect(
-                    url,
-                    additional_headers=dict(headers),
-                    proxy=None,
-                    max_size=MAX_FRAME,
-                    open_timeout=None,
-                    close_timeout=1,
-                    ping_interval=20,
-                    ping_timeout=20,
-                    logger=_log,
-                    user_agent_header=None,
-                )
-                socket = cls(connection)
+                began = time.monotonic()
+                socket = cls(await _connect(url, headers, uid))
                 try:
-                    await socket._handshake()
+                    await socket._handshake(began)
                 except BaseException:
                     await socket.close()
                     raise
@@ -81,10 +77,12 @@ class GatewaySocket:
             if status == _RESTARTING:
                 raise GatewayUnavailable("the gateway is starting or restarting") from error
             raise GatewayUnreachable(f"the gateway refused the connection with status {status}") from error
+        except StrangerAnswers as error:
+            raise GatewayUnreachable(STRANGER) from error
         except (OSError, WebSocketException, Unreadable, ValueError, KeyError, TypeError) as error:
             raise GatewayUnreachable(f"no connection to the gateway: {type(error).__name__}") from error
 
-    async def _handshake(self) -> None:
+    async def _handshake(self, began: float) -> None:
         challenge = parse_object(await self._connection.recv())
         if challenge.get("event") != "connect.challenge":
             raise GatewayUnreachable("what answers is no gateway: it sent no challenge")
@@ -97,7 +95,7 @@ class GatewaySocket:
             version=str(server.get("version", "")),
             boot_id=str(server.get("bootId", "")),
             scopes=tuple((payload.get("auth") or {}).get("scopes") or ()),
-            started_at_ms=int(challenge["payload"]["ts"]) - int(snapshot.get("uptimeMs") or 0),
+            started_at_ms=_latest_start_ms(challenge, snapshot, time.monotonic() - began),
         )
 
     async def call(self, method: str, params: Mapping[str, Any], timeout: float) -> dict[str, Any]:
@@ -168,6 +166,33 @@ class GatewaySocket:
                     _end(queue)
                 else:
                     queue.put_nowait(payload)
+
+
+async def _connect(url: str, headers: Mapping[str, str], uid: int | None) -> ClientConnection:
+    place = urlsplit(url)
+    checked = None if uid is None else await connect_checked(place.hostname or "", place.port or 80, uid)
+    return await connect(
+        url,
+        sock=checked,
+        additional_headers=dict(headers),
+        proxy=None,
+        max_size=MAX_FRAME,
+        open_timeout=None,
+        close_timeout=1,
+        ping_interval=20,
+        ping_timeout=20,
+        logger=_log,
+        user_agent_header=None,
+    )
+
+
+def _latest_start_ms(challenge: Mapping[str, Any], snapshot: Mapping[str, Any], passed_s: float) -> int:
+    """When the gateway's process started at the latest, by its own clock.
+
+    The challenge bears a time and the hello an uptime, but the hello may come seconds after the challenge when the gateway has
+    just started: what has passed since before both is added. Without it an older turn would seem to be one of this process.
+    """
+    return int(challenge["payload"]["ts"]) + int(passed_s * 1000) + 1 - int(snapshot.get("uptimeMs") or 0)
 
 
 def _end(queue: asyncio.Queue[dict[str, Any] | None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hatchery_common.contracts.instances import Route, RouteState
+from hatchery_common.contracts.routes import Route, RouteState
 from hatchery_common.errors import HatcheryError, NotFound, Retry
 
 _OPEN = (RouteState.STARTING, RouteState.RUNNING)

@@ -10,13 +10,22 @@ from typing import Any
 
 from hatchery_common.clock import Clock, to_ms
 from hatchery_common.contracts.gateways import UsageOpened, UsageOutcome, UsageRecorded
-from hatchery_common.contracts.instances import Route
+from hatchery_common.contracts.routes import Route
 from hatchery_common.errors import DependencyUnavailable, NotFound
 from hatchery_common.failpoints import reach
 from structlog.typing import FilteringBoundLogger
 
 from hatchery_runtime_proxy.domain.usage import AnswerScanner
-from hatchery_runtime_proxy.ports import Completion, ModelProvider, ProviderUnavailable, UsageLog
+from hatchery_runtime_proxy.domain.verdicts import Verdict, costs_nothing, judge
+from hatchery_runtime_proxy.ports import (
+    Completion,
+    ModelProvider,
+    ProviderCredentialsRefused,
+    ProviderFailed,
+    ProviderTimeout,
+    ProviderUnavailable,
+    UsageLog,
+)
 
 DEMO, DEFAULT = "demo", "default"
 _QUEUE = 64
@@ -32,12 +41,13 @@ class UnknownModel(NotFound):
 
 @dataclass(frozen=True)
 class Passage:
-    """What goes back to the machine: the provider's status, and its bytes until None."""
+    """What goes back to the machine: the provider's status, when to ask again, and its bytes until None."""
 
     call_id: str
     status: int
     content_type: str
     chunks: AsyncIterator[bytes]
+    headers: Mapping[str, str]
 
 
 class ModelCalls:
@@ -56,6 +66,7 @@ class ModelCalls:
         self._demo, self._provider, self._usage = demo, provider, usage
         self._clock, self._new_id, self._log = clock, new_id, log
         self._pumps: set[asyncio.Task[None]] = set()
+        self.credentials_refused = False  # by the provider, at the last call that it decided
 
     def models(self) -> list[tuple[str, str]]:
         """Model ids and who serves them."""
@@ -66,7 +77,26 @@ class ModelCalls:
     async def open(self, route: Route, body: Mapping[str, Any]) -> Passage:
         """Starts a call; raises UnknownModel, ProviderUnavailable, or DependencyUnavailable when it cannot be metered."""
         provider = self._choose(str(body.get("model", "")))
-        opened = UsageOpened(
+        call = _Call(self._opening(route, body, provider), streamed=bool(body.get("stream")))
+        await self._usage.opened(call.opened)  # before it leaves: a call that dies with us is listed as unknown
+        reach("runtime-proxy.after_usage_opened")
+        stack = AsyncExitStack()
+        try:
+            completion = await stack.enter_async_context(provider.complete(body))
+            self._check(completion, provider)
+        except BaseException as error:
+            await asyncio.shield(self._give_up(call, error, stack))
+            raise
+        call.unspent = costs_nothing(completion.status)
+        pump = asyncio.create_task(self._pump(call, completion, stack), name=call.opened.call_id)
+        self._pumps.add(pump)
+        pump.add_done_callback(self._pumps.discard)
+        return Passage(
+            call.opened.call_id, completion.status, completion.content_type, call.chunks(), completion.headers
+        )
+
+    def _opening(self, route: Route, body: Mapping[str, Any], provider: ModelProvider) -> UsageOpened:
+        return UsageOpened(
             tenant=route.tenant,
             call_id=self._new_id("call"),
             instance_id=route.instance_id,
@@ -75,20 +105,36 @@ class ModelCalls:
             model=_named(str(body.get("model")), provider),
             opened_at_ms=to_ms(self._clock.now()),
         )
-        await self._usage.opened(opened)
-        reach("runtime-proxy.after_usage_opened")
-        call = _Call(opened, streamed=bool(body.get("stream")))
-        stack = AsyncExitStack()
+
+    def _check(self, completion: Completion, provider: ModelProvider) -> None:
+        """Raises for what a machine must not see as a refusal of its own request."""
+        verdict = judge(completion.status)
+        if provider is self._provider:
+            self.credentials_refused = verdict is Verdict.OPERATOR
+        if verdict is Verdict.PASSES:
+            return
+        about: dict[str, Any] = {"unspent": costs_nothing(completion.status), "headers": dict(completion.headers)}
+        if verdict is Verdict.TIMEOUT:
+            raise ProviderTimeout("the model provider did not answer in time", **about)
+        if verdict is Verdict.FAILED:
+            raise ProviderFailed(f"the model provider failed with status {completion.status}", **about)
+        # Its words stay out of the log: some providers repeat parts of the key.
+        self._log.error(
+            "model_call.credentials_refused",
+            provider=provider.name,
+            status=completion.status,
+            hint="check HATCHERY_RUNTIME_PROXY_PROVIDER_KEY, its rights and the account behind it",
+        )
+        raise ProviderCredentialsRefused("the model provider refused the operator's credentials", unspent=True)
+
+    async def _give_up(self, call: _Call, error: BaseException, stack: AsyncExitStack) -> None:
+        """Closes a call that got no answer, so that the bill knows whether anything can have been spent on it."""
+        failed = isinstance(error, ProviderUnavailable)
+        call.unspent = failed and bool(error.context.get("unspent"))
         try:
-            completion = await stack.enter_async_context(provider.complete(body))
-        except BaseException as error:
-            interrupted = not isinstance(error, ProviderUnavailable)
-            await asyncio.shield(self._record(call, UsageOutcome.INTERRUPTED if interrupted else UsageOutcome.FAILED))
-            raise
-        pump = asyncio.create_task(self._pump(call, completion, stack), name=opened.call_id)
-        self._pumps.add(pump)
-        pump.add_done_callback(self._pumps.discard)
-        return Passage(opened.call_id, completion.status, completion.content_type, call.chunks())
+            await stack.aclose()
+        finally:
+            await self._record(call, UsageOutcome.FAILED if failed else UsageOutcome.INTERRUPTED)
 
     async def close(self) -> None:
         """Lets running calls end and be recorded, for a while."""
@@ -153,6 +199,7 @@ class _Call:
     def __init__(self, opened: UsageOpened, *, streamed: bool) -> None:
         self.opened = opened
         self.left = False
+        self.unspent = False  # the provider refused it or never got it
         self.on_leave: Callable[[], None] | None = None
         self._scanner = AnswerScanner(streamed=streamed)
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(_QUEUE)
@@ -209,7 +256,7 @@ class _Call:
             input_tokens=tokens.input_tokens if tokens else 0,
             output_tokens=tokens.output_tokens if tokens else 0,
             cached_tokens=tokens.cached_tokens if tokens else 0,
-            usage_known=tokens is not None,
+            usage_known=tokens is not None or self.unspent,
             opened_at_ms=self.opened.opened_at_ms,
             ended_at_ms=max(now_ms, self.opened.opened_at_ms),
             first_byte_ms=self._first_byte_ms,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from hatchery_common.contracts.gateways import ProbeRequest, ProbeResponse, ProbeStage
-from hatchery_common.contracts.instances import Route, RouteState
+from hatchery_common.contracts.routes import Route, RouteState
 from hatchery_common.errors import HatcheryError
 
 from hatchery_runtime_proxy.domain.table import RouteTable
@@ -39,7 +39,9 @@ async def probe_gateway(request: ProbeRequest, *, table: RouteTable, gateways: G
 
 def machine_of(route: Route) -> Machine:
     """The machine that a route names."""
-    return Machine(route.machine_id or "", route.endpoint or "", route.controller)
+    return Machine(
+        route.machine_id or "", route.endpoint or "", route.controller, route.endpoint_uid, route.controller_uid
+    )
 
 
 async def _route(request: ProbeRequest, table: RouteTable) -> Route | str:

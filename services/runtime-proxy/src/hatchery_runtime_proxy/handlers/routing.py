@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
-from hatchery_common.contracts.instances import Route, RouteState
+from hatchery_common.contracts.routes import Route, RouteState
 from hatchery_common.errors import DependencyUnavailable
 
 from hatchery_runtime_proxy.domain.table import RouteTable

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from hatchery_common.errors import (
+    BodyTooLarge,
     Conflict,
     DependencyUnavailable,
     HatcheryError,
@@ -35,12 +36,6 @@ class Unauthorised(Refused):
     """The caller has not shown who it is."""
 
     code = "unauthorized"
-
-
-class BodyTooLarge(InvalidInput):
-    """The body is over the limit."""
-
-    code = "body_too_large"
 
 
 # The first class that fits decides, so the narrow ones stand first.

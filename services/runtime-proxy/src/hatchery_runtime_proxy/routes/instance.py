@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from hatchery_runtime_proxy.handlers.probe import machine_of
 from hatchery_runtime_proxy.ports import GatewayRejected, Identity, Machine
 from hatchery_runtime_proxy.routes.access import InstanceRoute, OpenMachine, RuntimeTools, Tools
 from hatchery_runtime_proxy.routes.envelope import done, failure, read_model
@@ -55,7 +56,7 @@ async def read_status(route: InstanceRoute, tools: Tools) -> Response:
     """Gateway state, version, instance type and last backup; answers for an instance in any state."""
     gateway: dict[str, Any] = {"state": route.state.value, "version": None}
     if route.state.value == "running" and route.machine_id and route.endpoint:
-        gateway = await _gateway_status(tools, Machine(route.machine_id, route.endpoint, route.controller))
+        gateway = await _gateway_status(tools, machine_of(route))
     data = {
         "instance_id": route.instance_id,
         "name": route.name,

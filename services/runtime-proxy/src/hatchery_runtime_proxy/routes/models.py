@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI
 from fastapi.responses import JSONResponse
-from hatchery_common.contracts.instances import Route
+from hatchery_common.contracts.routes import Route
 from hatchery_common.errors import DependencyUnavailable, HatcheryError, InvalidInput, Refused
 from hatchery_common.log import get_logger, redact_text
 from hatchery_common.secrets import verify_model_token
@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 
 from hatchery_runtime_proxy.domain.table import RouteTable
 from hatchery_runtime_proxy.handlers.models import ModelCalls
-from hatchery_runtime_proxy.ports import ProviderUnavailable
+from hatchery_runtime_proxy.ports import ProviderTimeout, ProviderUnavailable
 from hatchery_runtime_proxy.routes.envelope import Unauthorised, left, read_object, status_of
 
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")  # it goes into events, which must hold no text of a user
@@ -90,19 +90,23 @@ async def complete_chat(request: Request, route: MachineRoute, tools: Tools) -> 
     if not isinstance(body.get("stream") or False, bool):
         raise InvalidInput("stream must be true or false")  # else the answer could not be scanned for its usage
     passage = await tools.calls.open(route, body)
-    headers = {"content-type": passage.content_type, "cache-control": "no-store", "x-call-id": passage.call_id}
-    return StreamingResponse(passage.chunks, passage.status, headers)
+    own = {"content-type": passage.content_type, "cache-control": "no-store", "x-call-id": passage.call_id}
+    return StreamingResponse(passage.chunks, passage.status, {**passage.headers, **own})
 
 
-def _failure(code: str, message: str, status: int) -> Response:
+def _failure(code: str, message: str, status: int, headers: dict[str, str] | None = None) -> Response:
     kind = "invalid_request_error" if status < 500 else "server_error"
     # OpenAI's clients retry 5xx by themselves; a provider that is down is theirs to wait for.
-    return JSONResponse({"error": {"message": redact_text(message), "type": kind, "code": code}}, status)
+    error = {"message": redact_text(message), "type": kind, "param": None, "code": code}
+    return JSONResponse({"error": error}, status, headers)
 
 
 async def _typed(_request: Request, error: Any) -> Response:
-    status = 502 if isinstance(error, ProviderUnavailable) else status_of(error)
-    return _failure(error.code, error.message, status)
+    if not isinstance(error, ProviderUnavailable):
+        return _failure(error.code, error.message, status_of(error))
+    # OpenClaw reads texts too: what names a 401, or speaks of being unauthorized, would cost it its own key for a while.
+    status = 504 if isinstance(error, ProviderTimeout) else 502
+    return _failure(error.code, error.message, status, error.context.get("headers"))
 
 
 async def _plain(_request: Request, error: Any) -> Response:

@@ -64,47 +64,72 @@ async def _relay(
 ) -> AsyncGenerator[bytes]:
     """The gateway's bytes, with status events in silence and an error event instead of a silent end."""
     watchdog = Watchdog(limits, time.monotonic())
-    chunks: AsyncIterator[bytes] | None = None
     upcoming: asyncio.Future[ByteStream] | asyncio.Future[bytes | None] = opening
-    tail, ended = b"", False
+    answer = _Answer()
     if not opening.done():
         yield sse("status", {"phase": "waiting"})
         watchdog.told(time.monotonic())
     try:
         while True:
-            await asyncio.wait([upcoming], timeout=watchdog.wait_s(time.monotonic()))
-            if not upcoming.done():
-                due = watchdog.due(time.monotonic())
-                if due is Due.STATUS:
-                    watchdog.told(time.monotonic())
-                    yield sse("status", {"phase": "waiting"})
-                elif due is not None:
-                    yield _error(due.value, MESSAGES[due])
-                    return
+            due = await _silence(upcoming, watchdog)
+            if due is Due.STATUS:
+                yield sse("status", {"phase": "waiting"})
                 continue
-            got = upcoming.result()
-            if isinstance(got, ByteStream):
-                if got.status != 200:
-                    yield _error("gateway_rejected", f"the gateway answered with status {got.status}")
-                    return
-                chunks = got.chunks
-            elif got is None:
-                if not ended:
-                    yield _error("gateway_stream_ended", "the gateway's stream ended before its answer was complete")
+            if due is not None:
+                yield _error(due.value, MESSAGES[due])
                 return
-            else:
-                tail = (tail + got)[-(len(got) + 64) :]
-                ended = ended or any(mark in tail for mark in _TERMINAL)
+            got = upcoming.result()
+            if isinstance(got, bytes):
                 watchdog.heard(time.monotonic())
                 yield got
-            assert chunks is not None
-            upcoming = asyncio.ensure_future(_next(chunks))
+            fault = answer.take(got)
+            if fault is not None:
+                yield fault
+            if answer.chunks is None or fault is not None or got is None:
+                return
+            upcoming = asyncio.ensure_future(_next(answer.chunks))
     except HatcheryError as error:
         yield _error(error.code, error.message)
     finally:
         upcoming.cancel()
         await asyncio.wait([upcoming], timeout=1)
         await stack.aclose()
+
+
+async def _silence(
+    upcoming: asyncio.Future[ByteStream] | asyncio.Future[bytes | None], watchdog: Watchdog
+) -> Due | None:
+    """Waits for what comes; returns what is due when it has not come by then, None when it has."""
+    while True:
+        await asyncio.wait([upcoming], timeout=watchdog.wait_s(time.monotonic()))
+        if upcoming.done():
+            return None
+        due = watchdog.due(time.monotonic())
+        if due is Due.STATUS:
+            watchdog.told(time.monotonic())
+        if due is not None:
+            return due
+
+
+class _Answer:
+    """How far the gateway's answer has come: its bytes, and whether they reached their end."""
+
+    def __init__(self) -> None:
+        self.chunks: AsyncIterator[bytes] | None = None
+        self._tail, self._ended = b"", False
+
+    def take(self, got: ByteStream | bytes | None) -> bytes | None:
+        """Takes the opening, a piece, or the end; returns the error event that follows from it, if one does."""
+        if isinstance(got, ByteStream):
+            if got.status != 200:
+                return _error("gateway_rejected", f"the gateway answered with status {got.status}")
+            self.chunks = got.chunks
+        elif got is not None:
+            self._tail = (self._tail + got)[-(len(got) + 64) :]
+            self._ended = self._ended or any(mark in self._tail for mark in _TERMINAL)
+        elif not self._ended:
+            return _error("gateway_stream_ended", "the gateway's stream ended before its answer was complete")
+        return None
 
 
 async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:

@@ -80,7 +80,7 @@ def _chat_history(gateway: Gateway, params: dict[str, Any]) -> dict[str, Any]:
         "sessionKey": key,
         "sessionId": (gateway.transcripts.session(key) or {}).get("sessionId"),
         "messages": messages[-limit:],
-        "pendingInputs": {"items": [], "total": 0},
+        "pendingInputs": gateway.runs.pending_inputs(key),
         "hasMore": len(messages) > limit,
         "totalMessages": len(messages),
         "sessionInfo": listing(gateway.transcripts, key),

@@ -16,6 +16,7 @@ from hatchery_common.testing.fake_gateway.configuration import Configuration
 from hatchery_common.testing.fake_gateway.provider import ProviderFailed, prompt, stream_answer
 from hatchery_common.testing.fake_gateway.transcripts import Transcripts, now_ms
 
+_PREPARING_S = 0.05  # between a turn's acknowledgement and its row in the transcript; the real one takes 0.1 to 0.6 s
 Broadcast = Callable[[str, dict[str, Any]], None]
 _FAILED = "This turn ended before a reply"
 _INTERRUPTED = (
@@ -75,9 +76,19 @@ class Runs:
         if target is not None:
             target.steers.append(run)
         else:
-            self._append_user(run, {"senderIsOwner": True, "senderName": "owner"})
+            self._transcripts.await_input(session_key, key, message)
             self._start(run)
         return {"runId": key, "status": "started"}
+
+    def pending_inputs(self, session_key: str) -> dict[str, Any]:
+        """Messages that were acknowledged and are not in the transcript; `interrupted` when that was before this process."""
+        session = self._transcripts.session(session_key) or {}
+        found: dict[str, dict[str, Any]] = session.get("pendingInputs", {})
+        items = [
+            {**item, "runId": key, "state": "queued" if key in self._runs else "interrupted"}
+            for key, item in found.items()
+        ]
+        return {"items": items, "total": len(items)}
 
     def abort(self, session_key: str, run_id: str | None) -> list[str]:
         """Ends the session's turn; returns the ids of what was ended."""
@@ -91,9 +102,7 @@ class Runs:
     def recover(self) -> None:
         """Continues, under a new id, every turn that was running when the last process died."""
         for session_key in self._interrupted:
-            run = Run(str(uuid.uuid4()), session_key, _INTERRUPTED)
-            self._append_user(run, {"senderIsOwner": False})
-            self._start(run)
+            self._start(Run(str(uuid.uuid4()), session_key, _INTERRUPTED), ours=False)
         self._interrupted = []
 
     async def collect(self, session_key: str, message: str, key: str) -> Run:
@@ -115,13 +124,16 @@ class Runs:
         message = {"role": "user", "content": run.message, "idempotencyKey": key}
         self._transcripts.append(run.session_key, message, {**marks, "idempotencyKey": key})
 
-    def _start(self, run: Run) -> None:
+    def _start(self, run: Run, *, ours: bool = True) -> None:
         self._active[run.session_key] = run
-        self._transcripts.touch(run.session_key, status="running")
-        run.task = asyncio.create_task(self._run(run))
+        marks = {"senderIsOwner": True, "senderName": "owner"} if ours else {"senderIsOwner": False}
+        run.task = asyncio.create_task(self._run(run, marks))
 
-    async def _run(self, run: Run) -> None:
+    async def _run(self, run: Run, marks: dict[str, Any]) -> None:
         try:
+            await asyncio.sleep(_PREPARING_S)
+            self._append_user(run, marks)
+            self._transcripts.touch(run.session_key, status="running")
             for phase in ("preparing_workspace", "preparing_context", "starting_model"):
                 self._chat(run, "status", phase=phase)
             await self._answer(run)
@@ -139,6 +151,7 @@ class Runs:
             self._chat(run, "error", errorMessage=str(error))
         except asyncio.CancelledError:
             if run.outcome == "aborted":
+                self._append_user(run, marks)  # perhaps it was still preparing
                 self._append_answer(run, run.text, "stop", f"{run.key}:assistant")
                 self._chat(run, "aborted", stopReason="rpc", message=_message(run.text))
         finally:

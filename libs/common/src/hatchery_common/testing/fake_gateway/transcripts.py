@@ -46,10 +46,18 @@ class Transcripts:
         self._save()
         return session
 
+    def await_input(self, key: str, run_id: str, message: str) -> None:
+        """Keeps an accepted message of a session that exists; a new session comes with its first row."""
+        if key in self._sessions:
+            item = {"id": str(uuid.uuid4()), "acceptedAt": now_ms(), "message": {"role": "user", "content": message}}
+            self._sessions[key].setdefault("pendingInputs", {})[run_id] = item
+            self._save()
+
     def append(self, key: str, message: dict[str, Any], marks: dict[str, Any]) -> None:
         """Adds a message; one with an idempotency key that is already there is not written twice."""
         session = self.touch(key)
         wanted = message.get("idempotencyKey")
+        session.get("pendingInputs", {}).pop(str(wanted).removesuffix(":user"), None)
         if wanted and any(known.get("idempotencyKey") == wanted for known in session["messages"]):
             return
         sequence = len(session["messages"]) + 1

@@ -10,6 +10,12 @@ down_revision = None
 
 def upgrade() -> None:
     create_common_tables()
+    _create_threads()
+    _create_runs()
+    _create_texts_and_checkpoints()
+
+
+def _create_threads() -> None:
     op.create_table(
         "threads",
         sa.Column("thread_id", sa.Text, primary_key=True),
@@ -28,6 +34,9 @@ def upgrade() -> None:
         sa.Column("lease_expires_at", sa.DateTime(timezone=True)),
     )
     op.create_index("threads_by_use", "threads", ["tenant", "updated_at_ms", "thread_id"])
+
+
+def _create_runs() -> None:
     op.create_table(
         "runs",
         sa.Column("run_id", sa.Text, primary_key=True),
@@ -47,6 +56,9 @@ def upgrade() -> None:
         sa.CheckConstraint("status IN ('accepted', 'running', 'finished', 'failed')", name="runs_status"),
     )
     op.create_index("runs_open", "runs", ["thread_id"], postgresql_where=sa.text("status IN ('accepted', 'running')"))
+
+
+def _create_texts_and_checkpoints() -> None:
     op.create_table(
         "pending_texts",
         sa.Column("run_id", sa.Text, sa.ForeignKey("runs.run_id", ondelete="CASCADE"), primary_key=True),

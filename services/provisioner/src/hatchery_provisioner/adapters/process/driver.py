@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from hatchery_common.clock import Clock, to_ms
 from hatchery_common.log import redact_text
+from hatchery_common.peers import own_uid
 
-from hatchery_provisioner.adapters.process import identity, spawning
+from hatchery_provisioner.adapters.process import identity, scanning, spawning
+from hatchery_provisioner.adapters.process.commands import run_as
 from hatchery_provisioner.adapters.process.directory import InstanceDirectory, Labels
+from hatchery_provisioner.adapters.process.ending import ControllerCalls, Ending
 from hatchery_provisioner.adapters.process.leases import Lease, Leases
-from hatchery_provisioner.domain.errors import DriverCapacity, DriverPermanent, DriverTransient
+from hatchery_provisioner.domain.errors import DriverCapacity, DriverError, DriverPermanent, DriverTransient
 from hatchery_provisioner.domain.observations import Observation, Phase
 from hatchery_provisioner.domain.reasons import Reason
 from hatchery_provisioner.ports import (
     BootSecrets,
-    ControllerState,
     ExecResult,
     MachineRef,
     MachineSpec,
@@ -30,7 +30,6 @@ from hatchery_provisioner.ports import (
     Placement,
 )
 
-_KILL_S = 5.0
 _PORT_TRIES = 20
 
 
@@ -43,16 +42,6 @@ class ProcessPlaces:
     openclaw: Path
     min_free_bytes: int = 64 * 1024 * 1024
     environment: dict[str, str] = field(default_factory=dict[str, str])
-
-
-class ControllerCalls(Protocol):
-    """What the driver asks of a controller; None and False when nobody answers with the machine's token."""
-
-    async def state(
-        self, address: str, machine_id: str, *, since: int | None, wait_s: float
-    ) -> ControllerState | None: ...
-
-    async def stop(self, address: str, machine_id: str, *, deadline_s: float) -> bool: ...
 
 
 class ProcessDriver:
@@ -71,7 +60,7 @@ class ProcessDriver:
     ) -> None:
         self._places = replace(places, machines=places.machines.absolute())
         self._leases = leases
-        self._controllers = controllers
+        self._ending = Ending(self._places.machines, controllers)
         self._clock = clock
         self._is_free = is_free
 
@@ -95,7 +84,7 @@ class ProcessDriver:
             )
         found = directory.labels()
         if found is not None and found.machine_id != spec.machine_id:
-            self._refuse_other(directory, found, spec)
+            await self._refuse_other(directory, found, spec)
         lease = await self._leases.reserve(spec.instance_id)
         try:
             directory.create()
@@ -108,10 +97,10 @@ class ProcessDriver:
             raise spawning.refused(error, "making the instance's directory") from error
         return self._placement(lease)
 
-    def _refuse_other(self, directory: InstanceDirectory, found: Labels, spec: MachineSpec) -> None:
+    async def _refuse_other(self, directory: InstanceDirectory, found: Labels, spec: MachineSpec) -> None:
         if found.generation > spec.generation:
             raise DriverPermanent("stale_generation", "a newer machine of this instance exists")
-        if self._running(directory, found) is not None:
+        if await self._running(directory, found) is not None:
             raise DriverTransient("former_machine_running", "the former machine of this instance still runs")
 
     def _require_space(self) -> None:
@@ -127,11 +116,11 @@ class ProcessDriver:
         if labels is None or labels.machine_id != machine.machine_id:
             raise DriverTransient("machine_absent", "the machine's labels are gone: it must be created again")
         lease = await self._leases.reserve(machine.instance_id)
-        running = self._running(directory, labels)
+        running = await self._running(directory, labels)
         if running is not None:
             self._adopt(directory, labels, running)
             return self._placement(lease)
-        await self._end_stragglers(directory, lease)
+        await self._ending.stragglers(directory, lease)
         self._require_space()
         lease = await self._with_free_ports(machine.instance_id, lease)
         boot = spawning.bundle(
@@ -142,9 +131,19 @@ class ProcessDriver:
             openclaw=str(self._places.openclaw),
             environment=self._places.environment,
         )
-        pid = await asyncio.to_thread(spawning.spawn, directory, lease, boot)
-        self._adopt(directory, labels, pid)
+        await self._spawn(directory, labels, lease, boot)
         return self._placement(lease)
+
+    async def _spawn(self, directory: InstanceDirectory, labels: Labels, lease: Lease, boot: bytes) -> None:
+        """Spawn and label as one, even when we are cancelled meanwhile: whoever undoes this start must find it."""
+        spawned = asyncio.ensure_future(asyncio.to_thread(spawning.spawn, directory, lease, boot))
+        try:
+            pid = await asyncio.shield(spawned)
+        except asyncio.CancelledError:
+            with contextlib.suppress(DriverError):
+                self._adopt(directory, labels, await spawned)
+            raise
+        self._adopt(directory, labels, pid)
 
     def _adopt(self, directory: InstanceDirectory, labels: Labels, pid: int) -> None:
         ticks = identity.started_ticks(pid)
@@ -171,48 +170,12 @@ class ProcessDriver:
         labels = directory.labels()
         if labels is None or labels.machine_id != machine.machine_id:
             return
-        pid = self._running(directory, labels)
-        ticks = identity.started_ticks(pid) if pid is not None else None
-        if pid is not None and ticks is not None:
-            await self._end(machine, pid, ticks, grace_s)
-        await self._end_stragglers(directory, await self._leases.find(machine.instance_id))
-        spawning.reap()
-
-    async def _end(self, machine: MachineRef, pid: int, ticks: int, grace_s: float) -> None:
+        pid = await self._running(directory, labels)
         lease = await self._leases.find(machine.instance_id)
-        asked = False
-        if lease is not None and grace_s > 0:
-            asked = await self._controllers.stop(lease.controller, machine.machine_id, deadline_s=grace_s)
-        if not asked and grace_s > 0 and identity.is_same(pid, ticks):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 15)  # a controller that cannot be reached still stops in order on SIGTERM
-        if grace_s > 0 and await identity.wait_gone(pid, ticks, grace_s + 2.0):
-            return
-        if identity.is_same(pid, ticks):
-            identity.kill_group(pid)
-        await identity.wait_gone(pid, ticks, _KILL_S)
-
-    async def _end_unlabelled(self, directory: InstanceDirectory) -> None:
-        """Kill controllers that no labels name any more: one would start its gateway again in a directory that is going."""
-        for root, pid in list(identity.controllers(self._places.machines)):
-            ticks = identity.started_ticks(pid)
-            if root == directory.root and ticks is not None:
-                identity.kill_group(pid)
-                if not await identity.wait_gone(pid, ticks, _KILL_S):
-                    raise DriverTransient("still_running", "a controller of the instance does not end")
+        if pid is not None:
+            await self._ending.controller(machine.machine_id, pid, lease, grace_s)
+        await self._ending.stragglers(directory, lease)
         spawning.reap()
-
-    async def _end_stragglers(self, directory: InstanceDirectory, lease: Lease | None) -> None:
-        """Kill what a controller that died hard left running under this root or its user, and see it gone."""
-        pids = set(identity.stragglers(directory.root))
-        if lease is not None and lease.uid is not None:
-            pids.update(identity.abandoned(lease.uid))  # a tenant's process may have dropped its environment
-        found = [(pid, identity.started_ticks(pid)) for pid in pids]
-        for pid, _ in found:
-            identity.kill_group(pid)
-        for pid, ticks in found:
-            if ticks is not None and not await identity.wait_gone(pid, ticks, _KILL_S):
-                raise DriverTransient("still_running", "a process of the machine does not end")
 
     async def observe(self, machine: MachineRef) -> Observation:
         """Look at labels and processes."""
@@ -222,20 +185,23 @@ class ProcessDriver:
         now_ms = to_ms(self._clock.now())
         if labels is None or labels.machine_id != machine.machine_id:
             return Observation(Phase.ABSENT, now_ms)
-        pid = self._running(directory, labels)
+        pid = await self._running(directory, labels)
         ticks = identity.started_ticks(pid) if pid is not None else None
         if pid is None or ticks is None:
             return Observation(Phase.STOPPED, now_ms, detail=_last_words(directory))
         if not await self._answers_as(machine, labels, pid):
             return Observation(Phase.UNKNOWN, now_ms, detail="another machine answers in its place")
         lease = await self._leases.find(machine.instance_id)
+        place = self._placement(lease) if lease else Placement()
         return Observation(
             Phase.RUNNING,
             now_ms,
             boot_id=identity.boot_id(machine.machine_id, pid, ticks),
             started_at_ms=identity.started_at_ms(pid),
-            endpoint=lease.endpoint if lease else None,
-            controller=lease.controller if lease else None,
+            endpoint=place.endpoint,
+            controller=place.controller,
+            endpoint_uid=place.endpoint_uid,
+            controller_uid=place.controller_uid,
         )
 
     async def _answers_as(self, machine: MachineRef, labels: Labels, pid: int) -> bool:
@@ -248,14 +214,11 @@ class ProcessDriver:
         self._adopt(self._directory(machine.instance_id), labels, pid)
         return True
 
-    def _running(self, directory: InstanceDirectory, labels: Labels) -> int | None:
+    async def _running(self, directory: InstanceDirectory, labels: Labels) -> int | None:
         """The pid of this machine's controller: from the labels, else by looking for its command line."""
         if identity.is_same(labels.pid, labels.started_ticks):
             return labels.pid
-        for root, pid in identity.controllers(self._places.machines):
-            if root == directory.root:
-                return pid
-        return None
+        return (await scanning.controllers(self._places.machines)).get(directory.root)
 
     async def delete(self, machine: MachineRef) -> None:
         """End the machine and remove what is not data."""
@@ -264,7 +227,7 @@ class ProcessDriver:
         if labels is None or labels.machine_id != machine.machine_id:
             return
         await self.stop(machine, grace_s=0.0)
-        if self._running(directory, labels) is not None:
+        if await self._running(directory, labels) is not None:
             raise DriverTransient("still_running", "the machine's controller did not end")
         directory.forget_machine()
 
@@ -273,8 +236,8 @@ class ProcessDriver:
         directory = self._directory(instance_id)
         lease = await self._leases.find(instance_id)
         if directory.root.exists():
-            await self._end_unlabelled(directory)
-            await self._end_stragglers(directory, lease)
+            await self._ending.unlabelled(directory)
+            await self._ending.stragglers(directory, lease)
         try:
             await asyncio.to_thread(directory.remove, lease.uid if lease else None)
         except OSError as error:
@@ -285,28 +248,9 @@ class ProcessDriver:
         """Run a command as the gateway's user in its home."""
         directory = self._directory(machine.instance_id)
         lease = await self._leases.find(machine.instance_id)
+        path = f"{self._places.node.parent}:/usr/bin:/bin"
         uid = lease.uid if lease else None
-        environment = {"PATH": f"{self._places.node.parent}:/usr/bin:/bin", "HOME": str(directory.root / "home")}
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            cwd="/",
-            env=environment,
-            start_new_session=True,
-            user=uid,
-            group=uid,
-            extra_groups=None if uid is None else [],
-        )
-        try:
-            async with asyncio.timeout(timeout_s):
-                output, _ = await process.communicate()
-        except TimeoutError:
-            identity.kill_group(process.pid)
-            await process.wait()
-            raise DriverTransient(Reason.DRIVER_TIMEOUT, f"the command did not end within {timeout_s:g} s") from None
-        return ExecResult(process.returncode or 0, redact_text(output.decode(errors="replace")))
+        return await run_as(uid, command, home=directory.root / "home", path=path, timeout_s=timeout_s)
 
     async def logs(self, machine: MachineRef, *, lines: int) -> tuple[str, ...]:
         """The tail of its log, redacted."""
@@ -316,7 +260,7 @@ class ProcessDriver:
         """Every directory below ours, with the machine that its labels name, if any."""
         if not self._places.machines.is_dir():
             return []
-        living = dict(identity.controllers(self._places.machines))
+        living = await scanning.controllers(self._places.machines)
         found: list[Owned] = []
         for root in sorted(self._places.machines.iterdir()):
             if not root.is_dir() or root.name.startswith("."):
@@ -338,7 +282,11 @@ class ProcessDriver:
         return InstanceDirectory(self._places.machines / instance_id)
 
     def _placement(self, lease: Lease) -> Placement:
-        return Placement({"port": lease.port, "uid": lease.uid}, lease.endpoint, lease.controller)
+        """Controllers keep our user, gateways have theirs; without users of their own they have ours, too."""
+        ours = own_uid()
+        gateway = lease.uid if lease.uid is not None and ours is not None else ours
+        state = {"port": lease.port, "uid": lease.uid}
+        return Placement(state, lease.endpoint, lease.controller, gateway, ours)
 
 
 def _last_words(directory: InstanceDirectory) -> str:

@@ -25,6 +25,13 @@ def _flag(name: str) -> sa.Column[bool]:
 
 def upgrade() -> None:
     create_common_tables()
+    _create_instances()
+    _create_machines()
+    _create_boots()
+    _create_leases()
+
+
+def _create_instances() -> None:
     op.create_table(
         "instances",
         sa.Column("instance_id", sa.String(), primary_key=True),
@@ -43,6 +50,9 @@ def upgrade() -> None:
     op.create_index(
         "instances_pending", "instances", ["next_at_ms"], postgresql_where=sa.text("next_at_ms IS NOT NULL")
     )
+
+
+def _create_machines() -> None:
     op.create_table(
         "machines",
         sa.Column("machine_id", sa.String(), primary_key=True),
@@ -59,6 +69,9 @@ def upgrade() -> None:
         unique=True,
         postgresql_where=sa.text("stage IN ('planned', 'created')"),
     )
+
+
+def _create_boots() -> None:
     op.create_table(
         "boots",
         sa.Column("boot_id", sa.String(), primary_key=True),
@@ -67,6 +80,9 @@ def upgrade() -> None:
         _flag("final"),
     )
     op.create_index("boots_open", "boots", ["instance_id"], postgresql_where=sa.text("NOT final"))
+
+
+def _create_leases() -> None:
     op.create_table(
         "leases",
         sa.Column("instance_id", sa.String(), primary_key=True),

@@ -1,0 +1,63 @@
+"""Server-sent events as they are read: lines in, events out, for readers that wait and for those that do not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ServerEvent:
+    """One server-sent event; `data` is its JSON. Its id is what `Last-Event-ID` resumes after."""
+
+    event: str
+    data: Any
+    id: str | None = None
+
+
+class EventReader:
+    """Takes a stream's lines one by one, without their ends; comments and events without data give nothing."""
+
+    def __init__(self) -> None:
+        self._event = "message"
+        self._data: list[str] = []
+        self._id: str | None = None
+
+    def feed(self, line: str) -> ServerEvent | None:
+        """The event that this line completes; raises ValueError for data that is no JSON."""
+        if line:
+            self._take(line)
+            return None
+        event, data, identifier = self._event, self._data, self._id
+        self._event, self._data, self._id = "message", [], None
+        return ServerEvent(event, json.loads("\n".join(data)), identifier) if data else None
+
+    def _take(self, line: str) -> None:
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "event":
+            self._event = value
+        elif name == "data":
+            self._data.append(value)
+        elif name == "id":
+            self._id = value
+
+
+def read_events(lines: Iterable[str]) -> Generator[ServerEvent]:
+    """The events of these lines; an unfinished one at the end does not count."""
+    reader = EventReader()
+    for line in lines:
+        found = reader.feed(line)
+        if found is not None:
+            yield found
+
+
+async def follow_events(lines: AsyncIterable[str]) -> AsyncGenerator[ServerEvent]:
+    """The events of these lines as they come."""
+    reader = EventReader()
+    async for line in lines:
+        found = reader.feed(line)
+        if found is not None:
+            yield found

@@ -1,0 +1,202 @@
+"""The death, the freeze and the succession of owners, and what a sweep puts right."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hatchery_common.contracts.instances import (
+    DeleteInstance,
+    InstanceCommand,
+    InstanceStatus,
+    ProvisionInstance,
+    StartInstance,
+    StopInstance,
+)
+from hatchery_common.errors import DependencyUnavailable
+from hatchery_provisioner.domain.instance import MachineStage
+from hatchery_provisioner.ports import MachineRef
+from provisioner_fakes import INSTANCE, TENANT, World, delivered, raising
+
+READY, STOPPED, ERROR, DELETED = (
+    InstanceStatus.READY,
+    InstanceStatus.STOPPED,
+    InstanceStatus.ERROR,
+    InstanceStatus.DELETED,
+)
+
+
+CUTS = ["prepare_image", "ensure", "start", "observe", "stop", "delete", "delete_storage"]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("cut", CUTS)
+async def test_the_owner_dies_around_each_driver_call(cut: str, moment: str) -> None:
+    """Whatever call it dies in, before or after its effect, the next owner ends with one machine, then with none."""
+    async with World() as world:
+        reached = asyncio.Event()
+
+        async def die() -> None:
+            reached.set()
+            await asyncio.sleep(60)
+
+        hooks = world.driver.before if moment == "before" else world.driver.after
+        hooks[cut] = die
+        await world.wish(ProvisionInstance)
+        if cut in ("stop", "delete", "delete_storage"):
+            await world.until_settled(READY)
+            await world.wish(DeleteInstance)
+        await asyncio.wait_for(reached.wait(), 5)
+        await world.die()
+        del hooks[cut]
+        await world.revive()
+        if cut not in ("stop", "delete", "delete_storage"):
+            await world.until_settled(READY)
+            assert [machine.boots for machine in world.driver.machines.values()] == [1]
+            await world.wish(DeleteInstance)
+        await world.until_settled(DELETED)
+        assert not world.driver.machines
+        assert not world.driver.storage
+        assert world.driver.most_running == 1
+    assert [(name, how) for name, how, _ in world.store.ended()] == [("op_1", "finished"), ("op_2", "finished")]
+
+
+async def test_a_frozen_owner_writes_nothing_after_its_epoch() -> None:
+    async with World() as world:
+        world.controllers.set("live")
+        await world.wish(ProvisionInstance)
+        await world.until_status(InstanceStatus.STARTING)
+        world.store.epoch += 1
+        frozen = world._task
+        assert frozen is not None
+        world.controllers.set("ready")
+        with pytest.raises(DependencyUnavailable):
+            await asyncio.wait_for(frozen, 5)
+        assert world.row.status is InstanceStatus.STARTING
+        world._task = None
+
+
+async def test_a_running_instance_survives_a_new_owner_untouched() -> None:
+    async with World() as world:
+        await world.wish(ProvisionInstance)
+        await world.until_settled(READY)
+        await world.revive()
+        await asyncio.sleep(0.2)
+        assert world.row.status is READY
+        assert world.driver.calls.count("start") == 1
+        assert world.row.machine is not None
+        assert world.row.machine.stage is MachineStage.CREATED
+
+
+async def test_a_broken_lane_does_not_hold_up_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with World() as world:
+        broken = raising(*[RuntimeError("bug")] * 100)  # type: ignore[list-item]
+        world.driver.before["prepare_image"] = broken
+        await world.wish(ProvisionInstance)
+        await world.until(lambda: "prepare_image" in world.driver.calls)
+        world.driver.before.clear()
+        other = ProvisionInstance(tenant=TENANT, instance_id="ins_2", operation_id="op_o", generation=1)
+        await world.deliver(delivered(other))
+        await world.until(lambda: world.store.rows["ins_2"].status is READY)
+
+
+async def test_orphans_are_reported_then_removed() -> None:
+    from hatchery_provisioner.ports import MachineSpec
+    from hatchery_provisioner.reconciler import Sweeper
+    from prometheus_client import CollectorRegistry
+
+    async with World() as world:
+        await world.wish(ProvisionInstance)
+        await world.until_settled(READY)
+        await world.driver.ensure(MachineSpec("ins_stranger", TENANT, "mch_stranger", 1, 1))
+        sweeper = Sweeper(world.tools(), CollectorRegistry())
+        assert [one.machine_id for one in await sweeper.sweep()] == ["mch_stranger"]
+        assert "mch_stranger" in world.driver.machines
+        await sweeper.sweep()
+        assert "mch_stranger" not in world.driver.machines
+        assert "ins_stranger" in world.driver.storage, "data without a row is somebody's"
+        assert world.row.machine is not None
+        assert world.row.machine.machine_id in world.driver.machines
+        seen = await world.driver.observe(MachineRef(INSTANCE, world.row.machine.machine_id))
+        assert seen.phase.value == "running"
+
+
+async def test_a_machine_that_runs_although_its_instance_is_stopped_is_stopped() -> None:
+    from hatchery_provisioner.reconciler import Sweeper
+    from prometheus_client import CollectorRegistry
+
+    async with World() as world:
+        await world.wish(ProvisionInstance)
+        await world.until_settled(READY)
+        await world.wish(StopInstance)
+        await world.until_settled(STOPPED)
+        await world.until(lambda: world.row.next_at_ms is None)
+        (machine,) = world.driver.machines.values()
+        machine.running = True  # the late effect of an owner that was frozen in its midst
+        machine.boots += 1
+        sweeper = Sweeper(world.tools(), CollectorRegistry())
+        await sweeper.sweep(world.store.epoch)
+        assert world.row.next_at_ms is None, "at first sight it is only remembered"
+        await sweeper.sweep(world.store.epoch)
+        await world.until(lambda: not machine.running and world.row.next_at_ms is None)
+        assert world.row.status is STOPPED
+
+
+async def overtaken(world: World, *wishes: type[InstanceCommand]) -> None:
+    """An owner is frozen just before it starts a machine; the next one obeys these wishes; then the first wakes up."""
+    asleep, wake = asyncio.Event(), asyncio.Event()
+
+    async def freeze() -> None:
+        world.driver.before.pop("start")
+        asleep.set()
+        await wake.wait()
+
+    world.driver.before["start"] = freeze
+    await world.wish(ProvisionInstance)
+    await asyncio.wait_for(asleep.wait(), 5)
+    frozen = world._task
+    assert frozen is not None
+    world.store.epoch += 1
+    world.reconciler = world.build()
+    world.begin()
+    for kind in wishes:
+        await world.wish(kind)
+    await world.until(lambda: world.row.operation is None)
+    wake.set()
+    with pytest.raises(DependencyUnavailable):
+        await asyncio.wait_for(frozen, 5)
+
+
+async def test_the_late_start_of_a_frozen_owner_is_undone_by_itself() -> None:
+    async with World() as world:
+        await overtaken(world, StopInstance)
+        (machine,) = world.driver.machines.values()
+        assert (machine.boots, machine.running) == (1, False)
+        assert world.row.status is STOPPED
+
+
+async def test_the_late_start_of_a_frozen_owner_leaves_alone_what_is_wanted() -> None:
+    async with World() as world:
+        await overtaken(world, StartInstance)
+        (machine,) = world.driver.machines.values()
+        assert (machine.boots, machine.running) == (1, True)
+        assert world.driver.calls.count("stop") == 0
+        assert world.row.status is READY
+
+
+async def test_an_owner_that_is_cancelled_after_its_start_undoes_what_nobody_wants() -> None:
+    """Whoever is frozen longest learns of it first by the loss of the lock, which cancels its lanes."""
+    async with World() as world:
+        started = asyncio.Event()
+
+        async def linger() -> None:
+            started.set()
+            await asyncio.sleep(60)
+
+        world.driver.after["start"] = linger
+        await world.wish(ProvisionInstance)
+        await asyncio.wait_for(started.wait(), 5)
+        await world.wish(StopInstance)
+        await world.die()
+        (machine,) = world.driver.machines.values()
+        assert (machine.boots, machine.running) == (1, False)
