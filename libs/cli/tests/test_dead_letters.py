@@ -52,6 +52,26 @@ async def test_what_was_sent_again_stays_as_history_and_no_longer_waits(bus_url:
     assert (mark["subject"], mark["body"]["id"]) == (f"dlq.redriven.{letter['sequence']}", "run_1")
 
 
+async def test_a_dismissed_letter_stays_with_its_reason_and_no_longer_waits(bus_url: str, hatchery: Any) -> None:
+    await told(bus_url, dead=True)
+    [letter] = await listed(hatchery)
+    number = str(letter["sequence"])
+    assert isinstance((await hatchery("stream", "dlq", "dismiss", number, "--because", " ")).exception, InvalidInput)
+    assert isinstance((await hatchery("stream", "dlq", "dismiss", "77", "--because", "x")).exception, HatcheryError)
+    assert await listed(hatchery, "--waiting") == [letter]
+    for _ in range(2):
+        done = await hatchery("stream", "dlq", "dismiss", number, "--because", "a trial of ours", "--json")
+        assert json.loads(done.stdout) == {"dismissed": {number: "cmd.ta.thread.post.thd_1"}}
+    assert await listed(hatchery, "--waiting") == []
+    [after] = await listed(hatchery)
+    assert (after["dismissed_because"], after["sent_again_as"]) == ("a trial of ours", None)
+    assert "a trial of ours" in (await hatchery("stream", "dlq", "ls")).stdout
+    assert (await check_dead_letters(bus_url, SEED)).level == "ok"
+    assert await sent(hatchery, "--all", "--execute") == []
+    [again] = await sent(hatchery, number, "--execute")
+    assert (await listed(hatchery))[0]["sent_again_as"] == again["sent_as"], "by name it can still be sent again"
+
+
 async def test_the_doctor_is_quiet_once_a_letter_was_sent_again(bus_url: str) -> None:
     assert (await check_dead_letters(bus_url, SEED)).level == "ok"
     await told(bus_url, dead=True)

@@ -1,4 +1,4 @@
-"""`hatchery stream dlq`: messages that could not be handled, and sending them again."""
+"""`hatchery stream dlq`: messages that could not be handled, sending them again, and setting them aside."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from hatchery_cli.deadletters import Letter
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Dead letters: list them, send them again.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Dead letters: list, send again, dismiss.")
 Code = Annotated[str | None, typer.Option(help="Only those with this code.")]
 Durable = Annotated[str | None, typer.Option(help="Only those that this durable gave up.")]
-_COLUMNS = ("sequence", "time", "type", "id", "durable", "deliveries", "code", "reason", "sent_again_at")
+_COLUMNS = ("sequence", "time", "type", "id", "durable", "deliveries", "code", "reason", "ended")
 
 
 @app.command("ls")
@@ -30,10 +30,10 @@ def list_dead(
     seed: Seed = None,
     code: Code = None,
     durable: Durable = None,
-    waiting: Annotated[bool, typer.Option("--waiting", help="Only those that were not sent again.")] = False,
+    waiting: Annotated[bool, typer.Option("--waiting", help="Only those neither sent again nor dismissed.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show dead letters with the reason, who gave them up, where they came from, and when they were sent again."""
+    """Show dead letters with the reason, who gave them up, where they came from, and what became of them."""
     letters = asyncio.run(_letters(directory, nats_url, seed, code, durable))
     found = [_shown(letter) for letter in letters if letter.is_waiting or not waiting]
     if as_json:
@@ -46,8 +46,9 @@ def list_dead(
 
     from hatchery_cli.terminal import console
 
-    table = Table("sequence", "time", "type", "id", "durable", "tries", "code", "reason", "sent again", box=None)
+    table = Table("sequence", "time", "type", "id", "durable", "tries", "code", "reason", "since then", box=None)
     for shown in found:
+        shown["ended"] = shown["sent_again_at"] or shown["dismissed_because"]
         table.add_row(*(str(shown[column] or "") for column in _COLUMNS))
     console().print(table)
 
@@ -87,6 +88,28 @@ def redrive(
         typer.echo("nothing was sent: repeat it with --execute")
 
 
+@app.command()
+def dismiss(
+    sequences: Annotated[list[int], typer.Argument(help="Sequences in DLQ (see `dlq ls`).")],
+    because: Annotated[str, typer.Option("--because", help="Why it will not be sent again; kept beside the letter.")],
+    directory: Directory = None,
+    nats_url: Url = None,
+    seed: Seed = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set dead letters aside that nobody will send again: they stay as history and no longer wait. Nothing is deleted."""
+    from hatchery_common.errors import InvalidInput
+
+    if not because.strip():
+        raise InvalidInput("say why: --because 'a test of ours'")
+    subjects = asyncio.run(_dismiss(directory, nats_url, seed, sequences, because.strip()))
+    if as_json:
+        typer.echo(json.dumps({"dismissed": subjects}, indent=2))
+        return
+    for number, subject in subjects.items():
+        typer.echo(f"{number:>8}  {subject}  dismissed")
+
+
 async def _letters(
     directory: Any, url: str | None, seed: str | None, code: str | None, durable: str | None
 ) -> list[Letter]:
@@ -115,6 +138,7 @@ def _shown(letter: Letter) -> dict[str, Any]:
     from hatchery_cli.operating import as_data
 
     headers, mark = letter.record.headers, letter.mark
+    at = mark.at.isoformat(timespec="milliseconds") if mark else None
     return {
         **as_data(letter.record),
         "code": headers.get(marks.CODE),
@@ -124,8 +148,10 @@ def _shown(letter: Letter) -> dict[str, Any]:
         "from_stream": headers.get(marks.STREAM),
         "from_sequence": headers.get(marks.SEQUENCE),
         "redriven": headers.get(marks.REDRIVE),
-        "sent_again_at": mark.at.isoformat(timespec="milliseconds") if mark else None,
+        "sent_again_at": at if mark and mark.sent_as else None,
         "sent_again_as": mark.sent_as if mark else None,
+        "dismissed_at": at if mark and mark.reason else None,
+        "dismissed_because": mark.reason if mark else None,
     }
 
 
@@ -149,6 +175,19 @@ async def _redrive(
             subject = record.subject.removeprefix("dlq.")
             report.append({"sequence": record.sequence, "type": record.type, "subject": subject, "sent_as": sent_as})
     return {"executed": execute, "letters": report}
+
+
+async def _dismiss(
+    directory: Any, url: str | None, seed: str | None, sequences: Sequence[int], reason: str
+) -> dict[int, str]:
+    from hatchery_cli.deadletters import dismiss as set_aside
+    from hatchery_cli.operating import operator
+
+    async with operator(directory, url, seed) as bus:
+        letters = _chosen(await _matching(bus, None, None), sequences)
+        for letter in letters:
+            await set_aside(bus, letter, reason)
+    return {letter.record.sequence: letter.record.subject.removeprefix("dlq.") for letter in letters}
 
 
 def _chosen(letters: Sequence[Letter], sequences: Sequence[int]) -> list[Letter]:

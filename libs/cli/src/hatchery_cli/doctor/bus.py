@@ -72,9 +72,9 @@ async def check_dead_letters(url: str, seed: str | None) -> Finding:
         letters = await read_letters(bus)
     waiting = sum(letter.is_waiting for letter in letters)
     if waiting:
-        text = f"{waiting} dead letters wait to be sent again"
-        return warning("dead_letters", text, "hatchery stream dlq ls --waiting, fix the cause, then redrive")
-    return ok("dead_letters", f"no dead letter waits ({len(letters)} were sent again)")
+        text = f"{waiting} dead letters wait"
+        return warning("dead_letters", text, "hatchery stream dlq ls --waiting, fix the cause, then redrive or dismiss")
+    return ok("dead_letters", f"no dead letter waits ({len(letters)} were dealt with)")
 
 
 async def check_rights(url: str, root: bytes, service: Service) -> Finding:
