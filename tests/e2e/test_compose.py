@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Generator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def _health(checkout: Path, service: str) -> str:
 def _last_probe(checkout: Path, service: str) -> dict[str, Any]:
     """The newest run of the health check since the container started; one that never ran went well."""
     state = _state(checkout, service)
-    ran = [one for one in state["Health"]["Log"] or () if one["Start"] > state["StartedAt"]]
+    began = datetime.fromisoformat(state["StartedAt"])  # in UTC, where the log may have the zone of the engine's host
+    ran = [one for one in state["Health"]["Log"] or () if datetime.fromisoformat(one["Start"]) > began]
     return ran[-1] if ran else {"ExitCode": 0, "Output": ""}
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from hatchery_common import sockets
+from hatchery_common import peers
 from hatchery_common.peers import StrangerAnswers, before_sending, connect, own_uid
-from hatchery_common.sockets import Address, holder_uid
+from hatchery_common.sockets import Address, asked_uid, read_uid
 from hatchery_common.testing.fake_gateway.wire import Request, Response, Server, json_response
 from hatchery_common.testing.ports import free_port
 from hatchery_common.testing.stranger import POSSIBLE, UID, stranger
@@ -30,19 +33,21 @@ def listening(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
     return listener
 
 
-def from_table(server: Address, client: Address) -> int | None:
-    """The same by /proc alone, as on a kernel without sock_diag."""
-    listener, peer = sockets._read(server, client)
-    if peer is None or peer.accepted:
-        return peer.uid if peer else None
-    return listener.uid if listener else None
+def has_ipv6() -> bool:
+    try:
+        listening("::1").close()
+    except OSError:
+        return False
+    return True
 
 
-@pytest.mark.parametrize("look_up", [holder_uid, from_table])
+@pytest.mark.parametrize("look_up", [asked_uid, read_uid])
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
 def test_our_own_listener_is_ours_before_and_after_it_accepts(
     look_up: Callable[[Address, Address], int | None], host: str
 ) -> None:
+    if ":" in host and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
     to = "::1" if host == "::1" else "127.0.0.1"
     with listening(host) as listener, socket.create_connection((to, listener.getsockname()[1])) as ours:
         server, client = ours.getpeername()[:2], ours.getsockname()[:2]
@@ -54,7 +59,7 @@ def test_our_own_listener_is_ours_before_and_after_it_accepts(
 
 
 @needs_root
-@pytest.mark.parametrize("look_up", [holder_uid, from_table])
+@pytest.mark.parametrize("look_up", [asked_uid, read_uid])
 def test_a_stranger_is_known_although_the_rightful_owner_listens_again(
     look_up: Callable[[Address, Address], int | None],
 ) -> None:
@@ -88,6 +93,26 @@ async def test_a_request_goes_to_the_expected_user_over_new_and_kept_connections
     assert refused.value.uid == expected
     await server.stop()
     assert len(seen) == 2
+
+
+async def test_the_check_needs_no_thread_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others may have taken them all, for long: then nobody could be spoken to."""
+    monkeypatch.setattr(peers, "_ASK_S", 0.05)
+    release, pool = threading.Event(), ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(pool)
+    stuck = asyncio.get_running_loop().run_in_executor(None, release.wait)
+    with listening() as listener:
+        (await connect("127.0.0.1", listener.getsockname()[1], os.geteuid())).close()
+    release.set()
+    await stuck
+
+
+async def test_without_sock_diag_the_table_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "asked_uid", lambda *_: None)
+    with listening() as listener:
+        (await connect("127.0.0.1", listener.getsockname()[1], os.geteuid())).close()
+        with pytest.raises(StrangerAnswers):
+            await connect("127.0.0.1", listener.getsockname()[1], os.geteuid() + 1)
 
 
 @needs_root

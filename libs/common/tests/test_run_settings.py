@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from hatchery_common.errors import SettingsWrong
+from hatchery_common.errors import DependencyUnavailable, HatcheryError, SettingsWrong
 from hatchery_common.health import Health
 from hatchery_common.run import ORDER, run_services
 from hatchery_common.service import Parts, Service, ServiceContext
-from hatchery_common.settings import Settings, key
+from hatchery_common.settings import Settings, key, service_environment
 from hatchery_common.testing.example import service as example
 from hatchery_common.testing.nats import NatsServer
 from hatchery_common.testing.ports import free_port
@@ -80,6 +81,30 @@ async def test_a_secrets_file_that_cannot_be_read_is_named(tmp_path: Path) -> No
     (tmp_path / "example.env").write_bytes(b"\xff\xfe")
     with pytest.raises(SettingsWrong, match=r"example\.env cannot be read"):
         await run(example, environment=NOWHERE | DATABASE | {"HATCHERY_SECRETS_DIR": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind"),
+    [(PermissionError(13, "denied"), SettingsWrong), (OSError(24, "too many open files"), DependencyUnavailable)],
+)
+def test_only_what_will_not_pass_is_a_wrong_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: OSError, kind: type[HatcheryError]
+) -> None:
+    def refuse(path: Path) -> dict[str, str]:
+        del path
+        raise trouble
+
+    monkeypatch.setattr("hatchery_common.settings.read_env_file", refuse)
+    with pytest.raises(HatcheryError, match=r"example\.env cannot be read") as seen:
+        service_environment("example", {"HATCHERY_SECRETS_DIR": str(tmp_path)})
+    assert type(seen.value) is kind
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every directory")
+def test_a_directory_that_may_not_be_entered_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0)
+    with pytest.raises(SettingsWrong, match="cannot be read"):
+        service_environment("example", {"HATCHERY_SECRETS_DIR": str(tmp_path)})
 
 
 async def test_a_key_that_only_the_service_asks_for_ends_it_too(clean_nats: NatsServer) -> None:

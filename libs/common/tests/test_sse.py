@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncGenerator
 
 import pytest
-from hatchery_common.sse import ServerEvent, follow_events, read_events
+from hatchery_common.sse import ServerEvent, event_data, follow_events, read_events
 
 STREAM = """retry: 2000
 
@@ -32,6 +32,17 @@ EVENTS = [
     ServerEvent("status", {"at": 1}),
     ServerEvent("message", "plain"),
 ]
+
+
+@pytest.mark.parametrize("mark", ["\n", "\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
+def test_no_text_breaks_the_line(mark: str) -> None:
+    written = b"event: final\ndata: " + event_data({"text": f"one{mark}two"}) + b"\n\n"
+    [event] = read_events(written.decode().splitlines())
+    assert event.data == {"text": f"one{mark}two"}
+
+
+def test_half_a_character_becomes_a_question_mark() -> None:
+    assert json.loads(event_data({"text": "a\ud83d"})) == {"text": "a?"}
 
 
 def test_events_are_read_and_the_rest_is_left_out() -> None:

@@ -22,6 +22,7 @@ from hatchery_agent.ports import (
     TurnEvent,
 )
 from hatchery_common.secrets import runtime_service_token
+from hatchery_common.sse import event_data
 
 KEY = b"k" * 32
 SESSION = Session("ta", "ins_1", "agent:main:hatch:thd_1")
@@ -68,6 +69,17 @@ async def test_every_event_is_read_and_unknown_ones_are_skipped():
         )
     )
     assert events == [Progress("thinking"), Accepted(), Delta("Hé"), Final("Hé!", Usage(5, 2))]
+
+
+async def test_no_character_of_a_text_breaks_its_event():
+    text = "one\u2028two\u2029three\x85four"
+    content = b"event: final\ndata: " + event_data({"text": text}) + b"\n\n"
+    assert await turn(lambda request: httpx.Response(200, content=content)) == [Final(text)]
+
+
+async def test_an_event_that_is_no_json_is_a_broken_stream_and_no_answer():
+    content = b'event: accepted\ndata: {}\n\nevent: final\ndata: {"text": "one\n\n'
+    assert await turn(lambda request: httpx.Response(200, content=content)) == [Accepted()]
 
 
 async def test_an_end_without_a_final_is_just_an_end():

@@ -107,7 +107,7 @@ async def gate(proxy: Proxy) -> AsyncGenerator[Gate]:
     await provider.stop()
 
 
-@pytest.mark.parametrize("status", [401, 402, 403, 407])
+@pytest.mark.parametrize("status", [401, 407])
 async def test_a_refusal_of_the_operators_key_is_not_the_machines_fault(gate: Gate, status: int) -> None:
     gate.provider.answers(status)
     with capture_logs() as logs:
@@ -118,6 +118,20 @@ async def test_a_refusal_of_the_operators_key_is_not_the_machines_fault(gate: Ga
     assert not READ_AS_A_BAD_KEY.search(answer.text), "OpenClaw would stop using its own key"
     assert [(entry["log_level"], entry["status"]) for entry in logs] == [("error", status)]
     assert "sk-" not in answer.text + str(logs)
+    recorded = await gate.recorded()
+    assert (recorded.outcome, recorded.usage_known, recorded.input_tokens) == (UsageOutcome.FAILED, True, 0)
+
+
+@pytest.mark.parametrize("status", [402, 403])
+async def test_what_the_provider_does_not_allow_raises_no_alarm(gate: Gate, status: int) -> None:
+    gate.provider.answers(status)
+    with capture_logs() as logs:
+        answer = await gate.ask()
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["type"]) == (400, "provider_refused", "invalid_request_error")
+    assert not READ_AS_A_BAD_KEY.search(answer.text), "OpenClaw would stop using its own key"
+    assert [(entry["log_level"], entry["status"]) for entry in logs] == [("warning", status)]
+    assert gate.calls.credentials_refused is False
     recorded = await gate.recorded()
     assert (recorded.outcome, recorded.usage_known, recorded.input_tokens) == (UsageOutcome.FAILED, True, 0)
 
@@ -194,10 +208,11 @@ async def test_an_answer_without_counts_stays_unknown(gate: Gate) -> None:
 
 
 def test_every_status_has_one_verdict() -> None:
-    operators = {401, 402, 403, 407}
+    operators, refusals = {401, 407}, {402, 403}
     for status in range(100, 600):
-        passes = status // 100 == 2 or (status // 100 == 4 and status not in operators)
+        passes = status // 100 == 2 or (status // 100 == 4 and status not in operators | refusals)
         assert (judge(status) is Verdict.PASSES) == passes, status
         assert not (costs_nothing(status) and status // 100 == 2), "an answer is what one pays for"
     assert {judge(status) for status in operators} == {Verdict.OPERATOR}
+    assert {judge(status) for status in refusals} == {Verdict.REFUSED}
     assert (judge(524), costs_nothing(524)) == (Verdict.TIMEOUT, False), "behind a CDN the model may still be at work"

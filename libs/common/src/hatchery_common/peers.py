@@ -7,13 +7,14 @@ new connection the kernel is asked which user holds its other end. Other machine
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
 from typing import Any, ClassVar
 
 from hatchery_common.errors import DependencyUnavailable
-from hatchery_common.sockets import Address, holder_uid
+from hatchery_common.sockets import Address, asked_uid, read_uid
 
 _ASK_S = 2.0
 
@@ -36,11 +37,11 @@ def own_uid() -> int | None:
 
 async def require(server: Address, client: Address, expected: int) -> None:
     """Raises StrangerAnswers unless this user's program holds the server's end of our connection."""
-    try:
-        async with asyncio.timeout(_ASK_S):
-            found = await asyncio.to_thread(holder_uid, server, client)
-    except TimeoutError:
-        found = None
+    found = asked_uid(server, client)  # not in a thread: others may have taken them all, and then nobody could be asked
+    if found is None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ASK_S):
+                found = await asyncio.to_thread(read_uid, server, client)
     if found != expected:
         raise StrangerAnswers(server[1], found)
 

@@ -88,8 +88,8 @@ class Supervised:
             finally:
                 self.health.checks = ()  # they ask what is closed by now
         except Exception as error:
-            if isinstance(error, SettingsWrong) and not self._has_run:
-                raise  # no repetition cures it; a service that ran before waits for its secrets file to come right again
+            if isinstance(error, SettingsWrong) and not (self._has_run or self.health.restarts):
+                raise  # no repetition cures it; later on a service waits for its secrets file to come right again
             await self._pause_after(error)
 
     async def _pause_after(self, error: Exception) -> None:

@@ -14,7 +14,7 @@ from pydantic import AliasChoices, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from hatchery_common.errors import SettingsWrong
+from hatchery_common.errors import DependencyUnavailable, SettingsWrong
 
 if TYPE_CHECKING:
     from hatchery_common.service import Service
@@ -157,14 +157,15 @@ def service_environment(service: str, base: Mapping[str, str]) -> dict[str, str]
     directory = base.get("HATCHERY_SECRETS_DIR")
     if directory:
         path = Path(directory) / f"{service}.env"
-        if not path.is_file():
-            raise SettingsWrong(
-                f"{path} does not exist", hint="write the services' secrets with `hatchery secrets render`"
-            )
         try:
             merged.update(read_env_file(path))
-        except (OSError, UnicodeDecodeError) as error:
+        except FileNotFoundError:
+            hint = "write the services' secrets with `hatchery secrets render`"
+            raise SettingsWrong(f"{path} does not exist", hint=hint) from None
+        except (PermissionError, IsADirectoryError, NotADirectoryError, UnicodeDecodeError) as error:
             raise SettingsWrong(f"{path} cannot be read: {error}", hint="give this service's user the file") from error
+        except OSError as error:  # too many open files, a network file system that is away: that passes
+            raise DependencyUnavailable(f"{path} cannot be read now: {error}") from error
     return merged
 
 

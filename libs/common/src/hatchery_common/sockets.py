@@ -18,7 +18,7 @@ _REQUEST = struct.Struct(
     "=BBBBI"
 )  # inet_diag_req_v2 up to its socket id: family, protocol, extensions, padding, states
 _ANSWER = struct.Struct("=BBBB48xIIIII")  # inet_diag_msg: family, state, 2 × timer, socket id, 3 × queues, uid, inode
-_ANSWER_S = 1.0
+_ANSWER_S = 0.1  # the kernel answers within the call
 _MAPPED = "0000000000000000" + f"{socket.htonl(0xFFFF):08X}"  # an IPv4 address among the IPv6 sockets
 
 
@@ -30,14 +30,20 @@ class Holder:
     accepted: bool
 
 
-def holder_uid(server: Address, client: Address) -> int | None:
-    """The uid of the program that holds the server's end of our connection; None when there is none to be found.
+def asked_uid(server: Address, client: Address) -> int | None:
+    """The uid of the program that holds the server's end of our connection, in microseconds; None when it cannot be told so.
 
     The listener is read first: a connection that is not accepted yet afterwards was the listener's all the while.
     """
-    listener, peer = _ask(server, None), _ask(server, client)
-    if peer is None:  # a kernel without sock_diag, or a connection that is over
-        listener, peer = _read(server, client)
+    return _holder(_ask(server, None), _ask(server, client))
+
+
+def read_uid(server: Address, client: Address) -> int | None:
+    """The same out of the table of all sockets, for kernels without sock_diag: milliseconds, so not within an event loop."""
+    return _holder(*_read(server, client))
+
+
+def _holder(listener: Holder | None, peer: Holder | None) -> int | None:
     if peer is None:
         return None
     if peer.accepted:

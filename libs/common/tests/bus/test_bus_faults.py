@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from hatchery_common.bus import Bus, BusUnavailable, Delivery, OutgoingRow, PartialPublish, Subscription
+from hatchery_common.bus.connection import Connection
 from hatchery_common.bus.replay import Operator
 from hatchery_common.contracts.accounts import OpenAccount
 from hatchery_common.contracts.billing import AccountOpened
 from hatchery_common.contracts.threads import ThreadEntry, ThreadEntryType
-from hatchery_common.errors import Refused
+from hatchery_common.errors import Conflict, DependencyUnavailable, Refused
 from hatchery_common.service import RpcHandler
 from hatchery_common.testing.everything import DOUBLE, QUICK, Number, everything, until, until_async
 from hatchery_common.testing.nats import NatsServer
@@ -38,6 +39,31 @@ class Seen:
 
     async def __call__(self, delivery: Delivery[Any]) -> None:
         self.ids.append(delivery.id)
+
+
+async def test_a_letter_is_sent_once_however_long_its_inbox_fails(server: NatsServer) -> None:
+    """The server would know it again for ten minutes; an inbox may be away for longer."""
+    letters: list[str] = []
+    told: list[str] = []
+
+    async def refuse(_: Delivery[Any]) -> None:
+        raise Conflict("never")
+
+    async def on_dead(event_id: str, _: str) -> None:
+        told.append(event_id)
+        if len(told) < 4:
+            raise DependencyUnavailable("the database is away")
+
+    watching = Connection(server.url, "watcher")
+    await watching.open()
+    await watching.subscribe_directly("dlq.>", lambda raw: letters.append(raw.subject))
+    async with Bus.open(server.url, WISHES, settings=QUICK) as bus:
+        await bus.subscribe([Subscription(OpenAccount, refuse)], on_dead=on_dead)
+        await bus.publish(OpenAccount(tenant="t1"), id="bad")
+        await until(lambda: len(told) == 4)
+        await watching.flush()
+    assert (letters, told) == (["dlq.cmd.t1.account.open.t1"], ["bad"] * 4)
+    await watching.close()
 
 
 async def test_everything_survives_a_killed_server(server: NatsServer) -> None:

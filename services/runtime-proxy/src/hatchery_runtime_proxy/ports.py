@@ -9,9 +9,10 @@ HatcheryError
 │   └── ProviderUnavailable     the model provider does not answer; `context["unspent"]`: it spent nothing on the call
 │       ├── ProviderTimeout             not in time
 │       ├── ProviderFailed              with a status of its own trouble
-│       └── ProviderCredentialsRefused  it refuses the operator's key, rights or account
+│       └── ProviderCredentialsRefused  it refuses the operator's key
 └── InvalidInput
-    └── GatewayRejected         it understood and refused: `context["gateway_code"]` is its own code
+    ├── GatewayRejected         it understood and refused: `context["gateway_code"]` is its own code
+    └── ProviderRefused         the model provider does not allow this request; it spent nothing
 Refused
 └── GatewayRefusedIdentity      it does not know the identity we sent: a defect of the machine's configuration
 """
@@ -88,6 +89,12 @@ class ProviderCredentialsRefused(ProviderUnavailable):
     """The model provider refuses the operator's credentials: nothing that a machine or its owner could mend."""
 
     code = "provider_credentials_refused"
+
+
+class ProviderRefused(InvalidInput):
+    """The model provider does not allow this request, or its account does not cover it; nothing was spent."""
+
+    code = "provider_refused"
 
 
 class Identity(StrEnum):

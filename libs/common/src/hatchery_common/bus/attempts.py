@@ -39,7 +39,7 @@ class ConsumerSettings:
 class Held:
     """A message that was delivered to us and is not acknowledged yet."""
 
-    __slots__ = ("dead", "delivery", "failures", "handle", "place", "raw", "waits")
+    __slots__ = ("buried", "dead", "delivery", "failures", "handle", "place", "raw", "waits")
 
     def __init__(self, raw: Raw, place: Placed) -> None:
         self.raw = raw
@@ -49,6 +49,7 @@ class Held:
         self.failures = 0  # counted attempts of ours that failed since it was delivered
         self.waits = 0  # uncounted ones, while a dependency was down
         self.dead: tuple[str, str] | None = None
+        self.buried = False  # its dead letter is stored; only the owner of the inbox has not been told yet
 
     @property
     def attempt(self) -> int:
@@ -122,16 +123,11 @@ class Attempts:
         self._release(held)
 
     async def _bury(self, held: Held, code: str, reason: str) -> None:
-        deliveries = max(1, held.attempt - 1) if held.failures else held.place.deliveries
-        await bury(
-            self._publisher,
-            held.raw,
-            held.place,
-            durable=self._durable,
-            code=code,
-            reason=reason,
-            deliveries=deliveries,
-        )
+        if not held.buried:  # the server knows a letter again for some minutes only
+            deliveries = max(1, held.attempt - 1) if held.failures else held.place.deliveries
+            about = {"durable": self._durable, "code": code, "reason": reason}
+            await bury(self._publisher, held.raw, held.place, deliveries=deliveries, **about)
+            held.buried = True
         headers = held.raw.headers or {}
         if self._on_dead is not None and "ce-id" in headers:
             await self._on_dead(headers["ce-id"], headers.get("ce-type", ""))

@@ -167,7 +167,7 @@ def _parsed(data: str) -> dict[str, Any]:
     try:
         return dict(_mapping(json.loads(data)))
     except ValueError:
-        return {}
+        raise _Broken from None  # an empty end would pass for an answer
 
 
 def _event(name: str, data: Mapping[str, Any], *, accepted: bool) -> TurnEvent | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -11,6 +10,7 @@ from fastapi.responses import StreamingResponse
 from hatchery_common.bus.errors import RemoteError
 from hatchery_common.errors import HatcheryError
 from hatchery_common.log import redact_text
+from hatchery_common.sse import event_data
 
 LIMIT_S = 900.0
 HEARTBEAT = b": heartbeat\n\n"
@@ -33,8 +33,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
 def frame(event: str, data: Any, sequence: int | None = None) -> bytes:
     """One event; its id, where it has one, is what `Last-Event-ID` resumes after."""
     head = f"id: {sequence}\n" if sequence is not None else ""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    return f"{head}event: {event}\ndata: {text}\n\n".encode("utf-8", "replace")
+    return f"{head}event: {event}\ndata: ".encode() + event_data(data) + b"\n\n"
 
 
 class EventStream(StreamingResponse):

@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+from hatchery_common.sse import event_data
+
 from hatchery_runtime_proxy.domain import demo
 from hatchery_runtime_proxy.ports import Completion
 
@@ -59,7 +61,7 @@ def _choice(delta: dict[str, str], finish_reason: str | None = None) -> dict[str
 
 
 def _data(value: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n".encode(errors="replace")
+    return b"data: %s\n\n" % event_data(value)
 
 
 def _messages(body: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -39,7 +39,7 @@ async def converse(
             if error.context["details"]:  # suspended or restarting: the gateway says so in a reason
                 raise
             yield chat.accepted(key, replayed=True)
-            yield chat.failed("gateway_run_failed", error.message.splitlines()[0])  # a key whose run failed before
+            yield chat.failed("gateway_run_failed", error.message.partition("\n")[0])  # a key whose run failed before
             return
         state = acknowledgement.get("status")
         yield chat.accepted(key, replayed=state != "started")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-_OPERATORS = frozenset({401, 402, 403, 407})
+_OPERATORS = frozenset({401, 407})
+_REFUSALS = frozenset({402, 403})
 _TIMEOUTS = frozenset({504, 524})
 
 
@@ -12,7 +13,8 @@ class Verdict(StrEnum):
     """What becomes of a provider's answer."""
 
     PASSES = "passes"  # the machine gets it unchanged: an answer, or a refusal of its own request
-    OPERATOR = "operator"  # our key, our rights, our account there: nothing that a machine could mend
+    OPERATOR = "operator"  # our key: nothing that a machine could mend
+    REFUSED = "refused"  # this request is not allowed or not paid for there: the model asked for, or what is in it, may decide
     TIMEOUT = "timeout"
     FAILED = "failed"
 
@@ -21,6 +23,8 @@ def judge(status: int) -> Verdict:
     """A machine that saw a 401, 402 or 403 would take its own key for bad and stop using it for a while."""
     if status in _OPERATORS:
         return Verdict.OPERATOR
+    if status in _REFUSALS:
+        return Verdict.REFUSED
     if status in _TIMEOUTS:
         return Verdict.TIMEOUT
     return Verdict.PASSES if 200 <= status < 300 or 400 <= status < 500 else Verdict.FAILED

@@ -22,6 +22,7 @@ from hatchery_runtime_proxy.ports import (
     ModelProvider,
     ProviderCredentialsRefused,
     ProviderFailed,
+    ProviderRefused,
     ProviderTimeout,
     ProviderUnavailable,
     UsageLog,
@@ -118,19 +119,22 @@ class ModelCalls:
             raise ProviderTimeout("the model provider did not answer in time", **about)
         if verdict is Verdict.FAILED:
             raise ProviderFailed(f"the model provider failed with status {completion.status}", **about)
+        if verdict is Verdict.REFUSED:  # one tenant's request must not raise the alarm about the operator's key
+            self._log.warning("model_call.refused", provider=provider.name, status=completion.status)
+            raise ProviderRefused("the model provider does not allow this request, or its account does not cover it")
         # Its words stay out of the log: some providers repeat parts of the key.
         self._log.error(
             "model_call.credentials_refused",
             provider=provider.name,
             status=completion.status,
-            hint="check HATCHERY_RUNTIME_PROXY_PROVIDER_KEY, its rights and the account behind it",
+            hint="check HATCHERY_RUNTIME_PROXY_PROVIDER_KEY",
         )
         raise ProviderCredentialsRefused("the model provider refused the operator's credentials", unspent=True)
 
     async def _give_up(self, call: _Call, error: BaseException, stack: AsyncExitStack) -> None:
         """Closes a call that got no answer, so that the bill knows whether anything can have been spent on it."""
-        failed = isinstance(error, ProviderUnavailable)
-        call.unspent = failed and bool(error.context.get("unspent"))
+        failed = isinstance(error, ProviderUnavailable | ProviderRefused)
+        call.unspent = isinstance(error, ProviderRefused) or (failed and bool(error.context.get("unspent")))
         try:
             await stack.aclose()
         finally:

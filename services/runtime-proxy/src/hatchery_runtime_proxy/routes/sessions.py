@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Query
 from hatchery_common.log import get_logger
+from hatchery_common.sse import event_data
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -104,9 +104,8 @@ async def abort_turn(request: Request, key: SessionKey, machine: OpenMachine, to
 
 
 def sse(name: str, data: Any) -> bytes:
-    """One server-sent event; half a character, which gateways may cut off, becomes a question mark."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    return f"event: {name}\ndata: {text}\n\n".encode(errors="replace")
+    """One server-sent event."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), event_data(data))
 
 
 async def never_silent(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
