@@ -24,6 +24,8 @@ data: "plain"
 
 event: without data
 
+data: [DONE]
+
 id: 8
 event: unfinished
 data: {}"""

@@ -10,6 +10,8 @@ from typing import Any
 # Ends of lines to many readers, though not to the standard: httpx's iter_lines cuts there, and half an event is lost.
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
+_END = ["[DONE]"]
+
 
 def event_data(data: Any) -> bytes:
     """JSON on what every reader takes for one line; half a character, which gateways may cut off, becomes a question mark."""
@@ -27,7 +29,7 @@ class ServerEvent:
 
 
 class EventReader:
-    """Takes a stream's lines one by one, without their ends; comments and events without data give nothing."""
+    """Takes a stream's lines one by one, without their ends; comments, events without data and OpenAI's end mark give nothing."""
 
     def __init__(self) -> None:
         self._event = "message"
@@ -41,7 +43,7 @@ class EventReader:
             return None
         event, data, identifier = self._event, self._data, self._id
         self._event, self._data, self._id = "message", [], None
-        return ServerEvent(event, json.loads("\n".join(data)), identifier) if data else None
+        return ServerEvent(event, json.loads("\n".join(data)), identifier) if data and data != _END else None
 
     def _take(self, line: str) -> None:
         name, _, value = line.partition(":")
