@@ -157,7 +157,7 @@ class FakeRows:
             self.facts.append(f"{run.phase}-{row.run_id}")
         self.runs[row.run_id] = replace(self.runs[row.run_id], ended=True)
         self.due_at.pop(row.run_id, None)
-        if quiet is not None and lease.fence == self.fence:
+        if quiet is not None and lease.fence == self.fence and all(row.ended for row in self.runs.values()):
             self.runs = {name: replace(row, quiet=quiet) for name, row in self.runs.items()}
         elif quiet is None:
             self.due_at = dict.fromkeys(self.due_at, 0.0)
@@ -166,18 +166,21 @@ class FakeRows:
     async def park(self, row: RunRow, lease: Lease, *, began_ms: int, look_s: float, cause: Any) -> None:
         self._check(lease)
         self.fate.step("park")
-        stored = self.runs[row.run_id]
+        stored = self._open(row)
         news = stored.woken_at != row.woken_at
         due_at = 0.0 if news else time.monotonic() + look_s
         self.due_at = dict.fromkeys([*self.due_at, row.run_id], due_at)
-        self.runs[row.run_id] = replace(stored, began_ms=stored.began_ms or began_ms, cause=_kept(cause))
+        self.runs[row.run_id] = replace(
+            stored, began_ms=stored.began_ms or began_ms, cause=stored.cause or _kept(cause)
+        )
         self.fate.step("parked")
 
     async def park_behind(self, row: RunRow, lease: Lease, *, cause: Any) -> None:
         self._check(lease)
         self.fate.step("park_behind")
+        stored = self._open(row)
         self.due_at[row.run_id] = min(self.due_at.values(), default=0.0)
-        self.runs[row.run_id] = replace(self.runs[row.run_id], cause=_kept(cause))
+        self.runs[row.run_id] = replace(stored, cause=stored.cause or _kept(cause))
 
     async def wake(self, tenant: str, instance_id: str) -> bool:
         now = datetime.now(UTC)
@@ -204,6 +207,11 @@ class FakeRows:
 
     async def stale(self, older_than_s: int) -> Sequence[RunRow]:
         return []
+
+    def _open(self, row: RunRow) -> RunRow:
+        if self.runs[row.run_id].ended:
+            raise LeaseLost("ended")
+        return self.runs[row.run_id]
 
     def _check(self, lease: Lease) -> None:
         if lease.fence != self.fence:

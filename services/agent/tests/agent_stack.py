@@ -182,7 +182,7 @@ async def stack(postgres: PostgresServer, clean_nats: NatsServer, start_deadline
     environment = {
         "HATCHERY_AGENT_RUNTIME_URL": f"http://127.0.0.1:{port}",
         "HATCHERY_KEY_RUNTIME_SERVICE": "aa" * 32,
-        "HATCHERY_AGENT_LEASE_S": "3",
+        "HATCHERY_AGENT_LEASE_S": "15",
         "HATCHERY_AGENT_START_DEADLINE_S": str(start_deadline_s),
     }
     async with (

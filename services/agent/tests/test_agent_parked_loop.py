@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from agent_fakes import Crash
-from hatchery_agent.domain.errors import ThreadBusy
+from hatchery_agent.domain.errors import LeaseLost, ThreadBusy
 from hatchery_agent.handlers.parked import ParkedRuns, wake_runs
 from hatchery_agent.handlers.sweeps import end_dead_run, sweep
+from hatchery_agent.handlers.turns import TurnLimits
 from hatchery_agent.ports import GatewayNotReady
 from hatchery_common.clock import FixedClock
 from hatchery_common.errors import DependencyUnavailable, InvalidInput
@@ -24,7 +25,9 @@ def ends(world) -> list[str]:
     return [kind for kind in world.types() if kind in ("run.finished", "run.failed")]
 
 
-async def test_the_loop_takes_up_what_its_event_made_due(world):
+async def test_the_loop_takes_up_what_its_event_made_due(make_world):
+    world = make_world(limits=TurnLimits(turn_s=30, start_s=5, recovery_s=0))  # without the event it looks after 5 s
+    world.rows.submit("run_1", "Hi")
     world.runtime.states = [STARTING]
     await world.deliver()
     tools = world.tools
@@ -33,10 +36,10 @@ async def test_the_loop_takes_up_what_its_event_made_due(world):
     began = time.monotonic()
     now = datetime.now(UTC)
     await wake_runs(world.news(now), parking=world.rows, wake=tools.wake, clock=FixedClock(now), horizon_s=60)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(10):
         while not ends(world):  # noqa: ASYNC110 - under a deadline
             await asyncio.sleep(0.005)
-    assert time.monotonic() - began < 0.3
+    assert time.monotonic() - began < 3
     loop.cancel()
     await asyncio.gather(loop, return_exceptions=True)
     assert world.rows.holder is None
@@ -73,6 +76,28 @@ async def test_a_parked_run_that_only_fails_is_given_up_and_says_so(world, monke
     await asyncio.gather(loop, return_exceptions=True)
     assert tries == looks
     assert world.state.runs["run_1"].end["code"] == "abandoned"
+
+
+async def test_a_run_that_cannot_even_be_given_up_is_reported_and_comes_back(world, monkeypatch):
+    world.runtime.states = [STARTING]
+    await world.deliver()
+    await world.rows.wake("tenant-a", "ins_1")
+
+    async def defect(*_: object, **__: object) -> None:
+        raise RuntimeError("a defect")
+
+    original, log = world.rows.load, CapturingLogger()
+    monkeypatch.setattr("hatchery_agent.handlers.parked._AGAIN_S", 0.001)
+    monkeypatch.setattr("hatchery_agent.handlers.parked.resume_run", defect)
+    monkeypatch.setattr("hatchery_agent.handlers.parked.close_run", defect)
+    loop = asyncio.create_task(ParkedRuns(world.tools, log, limit=4).run())
+    async with asyncio.timeout(5):
+        while not log.calls or log.calls[-1].args != ("agent.parked.not_closed",):  # noqa: ASYNC110 - under a deadline
+            await asyncio.sleep(0.005)
+    assert log.calls[-1].kwargs["reason"] == "RuntimeError: a defect"
+    assert (await original("tenant-a", "run_1")).parked
+    loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)
 
 
 async def test_the_loop_outlives_a_database_that_is_away(world):
@@ -121,6 +146,13 @@ async def test_a_worker_at_work_may_end_when_the_service_stops(world):
     assert world.rows.holder is None
 
 
+def failing(error: Exception):
+    async def fails(*_: object) -> None:
+        raise error
+
+    return fails
+
+
 async def dead(world, message_id: str = "run_1") -> None:
     await end_dead_run(message_id, "any", rows=world.rows, tools=world.tools, log=CapturingLogger())
 
@@ -167,6 +199,36 @@ async def test_a_dead_letter_waits_for_whoever_still_works_in_the_thread(world):
     with pytest.raises(ThreadBusy):
         await dead(world)
     assert world.types() == []
+
+
+async def test_a_dead_letter_whose_run_cannot_be_closed_is_told_once_and_repeated_while_something_is_away(world):
+    for error in (RuntimeError("a defect"), InvalidInput("broken")):
+        log = CapturingLogger()
+        world.log.bounds = failing(error)
+        await end_dead_run("run_1", "any", rows=world.rows, tools=world.tools, log=log)
+        assert [call.args for call in log.calls] == [("agent.end_dead_run.failed",)]
+    world.log.bounds = failing(DependencyUnavailable("away"))
+    with pytest.raises(DependencyUnavailable):
+        await dead(world)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a defect"), LeaseLost("lost"), DependencyUnavailable("away")])
+async def test_a_run_that_cannot_be_closed_does_not_keep_the_sweep_from_others(world, error: Exception):
+    world.rows.submit("run_2", "And?")
+    original, log = world.rows.load, CapturingLogger()
+
+    async def load(tenant: str, run_id: str):
+        if run_id == "run_1":
+            raise error
+        return await original(tenant, run_id)
+
+    world.rows.load = load
+    await sweep(rows=world.rows, tools=world.tools, orphan_text_s=0, stale_s=10_000, log=log)
+    assert world.state.runs["run_2"].end["code"] == "message_expired"
+    assert [(call.args[0], call.kwargs["run_id"]) for call in log.calls] == [
+        ("agent.close_run.failed", "run_1"),
+        ("agent.close_run.done", "run_2"),
+    ]
 
 
 async def test_a_dead_letter_of_a_parked_run_or_of_no_run_changes_nothing(world):

@@ -9,9 +9,9 @@ import pytest
 from agent_fakes import Crash
 from hatchery_agent.domain.folding import RunPhase
 from hatchery_agent.domain.waiting import look_again_s
-from hatchery_agent.handlers.runs import resume_run
+from hatchery_agent.handlers.runs import answer_message, resume_run
 from hatchery_agent.handlers.turns import TurnLimits
-from hatchery_agent.ports import GatewayNotReady
+from hatchery_agent.ports import GatewayNotReady, Progress
 
 STARTING = GatewayNotReady("starting", "booting")
 
@@ -130,7 +130,9 @@ async def test_deaths_once_the_turn_was_taken_are_attempts(make_world):
     assert world.state.runs["run_1"].end["code"] == "gave_up"
 
 
-async def test_a_message_behind_a_parked_one_keeps_its_place_and_gets_its_answer(world):
+async def test_a_message_behind_a_parked_one_keeps_its_place_and_gets_its_answer(make_world):
+    world = make_world(limits=TurnLimits(turn_s=30, start_s=5, recovery_s=0))
+    world.rows.submit("run_1", "Hi")
     world.rows.submit("run_2", "And?")
     world.rows.submit("run_3", "Then?")
     world.runtime.states = [STARTING, STARTING, STARTING]
@@ -144,6 +146,29 @@ async def test_a_message_behind_a_parked_one_keeps_its_place_and_gets_its_answer
     assert world.runtime.received == ["Hi", "And?", "Then?"]
     order = [i.entry.run_id for i in world.log.items if str(i.entry.type) == "run.finished"]
     assert order == ["run_1", "run_2", "run_3"]
+
+
+async def test_a_run_that_a_younger_command_parks_does_not_take_over_its_cause(world):
+    assert await world.deliver_and_die(12)
+    world.rows.submit("run_2", "And?")
+    world.runtime.states = [STARTING]
+    await answer_message(world.delivery("run_2")._replace(correlation_id="op_2"), tools=world.tools)
+    causes = {run_id: (row.cause["id"], row.cause["correlation_id"]) for run_id, row in world.rows.runs.items()}
+    assert causes == {"run_1": ("run_1", None), "run_2": ("run_2", "op_2")}
+
+
+async def test_news_that_a_gateway_gives_before_it_takes_a_turn_does_not_begin_the_wait_anew(world):
+    async def never_takes_it(*_: object):
+        yield Progress("waiting")
+        raise GatewayNotReady("unreachable")
+
+    world.runtime._events = never_takes_it
+    began = time.monotonic()
+    async with asyncio.timeout(10):
+        await world.deliver()
+        await world.resume()
+    assert world.state.runs["run_1"].end["code"] == "instance_not_running"
+    assert time.monotonic() - began >= 0.55, "its wait is 0.6 s"
 
 
 async def test_each_message_of_a_thread_has_its_own_wait(world):
@@ -189,19 +214,22 @@ async def test_a_run_that_somebody_has_looked_at_since_is_left_alone(world):
 
 
 @pytest.mark.parametrize(
-    ("state", "waited_s", "woken_s", "expected"),
+    ("state", "waited_s", "woken_s", "accepted", "expected"),
     [
-        ("starting", 0.0, None, 10.0),
-        ("unknown", 100.0, None, 10.0),
-        ("unreachable", 0.0, None, 0.25),
-        ("unreachable", 3.0, None, 3.0),
-        ("unreachable", 100.0, None, 10.0),
-        ("starting", 100.0, 0.0, 0.25),
-        ("starting", 100.0, 1.5, 1.5),
-        ("starting", 100.0, -5.0, 0.25),
+        ("starting", 0.0, None, False, 10.0),
+        ("unknown", 100.0, None, False, 10.0),
+        ("unreachable", 0.0, None, False, 0.25),
+        ("unreachable", 3.0, None, False, 3.0),
+        ("unreachable", 100.0, None, False, 10.0),
+        ("starting", 100.0, 0.0, False, 0.25),
+        ("starting", 100.0, 1.5, False, 1.5),
+        ("starting", 100.0, -5.0, False, 0.25),
+        ("unreachable", 0.0, 100.0, False, 0.25),
+        ("starting", 0.0, None, True, 0.25),
+        ("unknown", 2.0, 100.0, True, 2.0),
     ],
 )
 def test_looks_follow_news_soon_and_are_rare_without(
-    state: str, waited_s: float, woken_s: float | None, expected: float
+    state: str, waited_s: float, woken_s: float | None, accepted: bool, expected: float
 ):
-    assert look_again_s(state, waited_s=waited_s, woken_s=woken_s) == expected
+    assert look_again_s(state, waited_s=waited_s, woken_s=woken_s, accepted=accepted) == expected

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
+from hatchery_agent.adapters.sql import runs
 from hatchery_agent.adapters.sql_parking import SqlParking
 from hatchery_agent.adapters.sql_runs import SqlRuns
 from hatchery_agent.adapters.sql_threads import SqlLeases, SqlThreads
@@ -80,13 +81,13 @@ def command(row: RunRow) -> Delivery[PostMessage]:
 async def test_a_parked_run_becomes_due_by_time(rows: Rows):
     row = await rows.submit("run_1")
     assert await rows.parking.next_due_s() is None
-    await rows.park(row, 0.3)
+    await rows.park(row, 60)
     left_s = await rows.parking.next_due_s()
     assert left_s is not None
-    assert 0 < left_s <= 0.3
+    assert 0 < left_s <= 60
     parked = await rows.runs.load("ta", "run_1")
     assert (parked.parked, parked.due, parked.began_ms) == (True, False, 1_000)
-    await asyncio.sleep(left_s)
+    await rows.parking.postpone(row.thread_id, 0)
     assert await rows.due() == ["run_1"]
     assert (await rows.runs.load("ta", "run_1")).due
     await rows.parking.postpone(row.thread_id, 60)
@@ -130,13 +131,14 @@ async def test_of_a_thread_the_oldest_comes_first_and_the_others_with_it(rows: R
 
 
 async def test_whoever_holds_the_thread_has_the_run_until_the_lease_ends(rows: Rows):
+    rows.leases = SqlLeases(rows.database, 3)
     row = await rows.submit("run_1")
     await rows.park(row, 0)
     await rows.lease(row)  # by a worker that dies now
     assert await rows.due() == []
     left_s = await rows.parking.next_due_s()
     assert left_s is not None
-    assert 0.2 < left_s <= 0.5
+    assert 0 < left_s <= 3
     await asyncio.sleep(left_s)
     assert await rows.due() == ["run_1"]
 
@@ -171,9 +173,42 @@ async def test_an_end_leaves_nothing_parked(rows: Rows):
     await rows.leases.release(lease)
     assert await rows.due() == []
     assert await rows.parking.next_due_s() is None
-    await rows.park(row, 0)
+    with pytest.raises(LeaseLost):
+        await rows.park(row, 0)
     assert await rows.due() == [], "what has ended is not parked again"
     assert await rows.all_of(sa.select(outbox.c.event_id)) == ["run_1-end"]
+
+
+async def test_an_ended_row_that_still_says_when_it_is_due_is_nobodys_job(rows: Rows):
+    row, later = await rows.submit("run_1"), await rows.submit("run_2")
+    moment = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, sa.bindparam("in_s", type_=sa.Integer))
+    for in_s in (-1, 60):
+        left_behind = runs.update().where(runs.c.run_id == "run_1").values(status="failed", due_at=moment)
+        async with rows.database.unit_of_work() as work:
+            await work.connection.execute(left_behind, {"in_s": in_s})
+        assert await rows.due() == []
+        assert await rows.parking.next_due_s() is None
+    async with rows.database.unit_of_work() as work:
+        await work.connection.execute(left_behind, {"in_s": -1})
+    lease = await rows.lease(row)
+    await rows.parking.park_behind(later, lease, cause=None)
+    await rows.parking.postpone(row.thread_id, 60)
+    await rows.leases.release(lease)
+    assert await rows.due() == [], "nor does the rest of its thread hang on it"
+
+
+async def test_what_cannot_be_parked_changes_nothing_for_the_rest_of_its_thread(rows: Rows):
+    first, second = await rows.submit("run_1"), await rows.submit("run_2")
+    await rows.park(second)
+    lease = await rows.lease(first)
+    await rows.runs.settle(
+        first, lease, RunState("run_1", phase=RunPhase.FAILED, end={"code": "x"}), quiet=9, cause=None
+    )
+    with pytest.raises(LeaseLost):
+        await rows.parking.park(first, lease, began_ms=1, look_s=1, cause=None)
+    with pytest.raises(LeaseLost):
+        await rows.parking.park_behind(first, lease, cause=None)
+    assert (await rows.runs.load("ta", "run_2")).parked
 
 
 async def test_a_parked_run_is_neither_stale_nor_an_orphan(rows: Rows):

@@ -183,6 +183,19 @@ async def test_a_worker_without_the_fence_writes_no_row(threads: SqlThreads, row
     assert await types(database) == ["hatchery.run.failed.v1"]
 
 
+async def test_the_fold_starts_before_every_run_whose_row_is_open(
+    threads: SqlThreads, rows: SqlRuns, database: Database
+):
+    row, lease = await run_of(threads, rows, database)
+    thread = await threads.get("ta", row.thread_id)
+    await threads.submit(message(thread, "run_2"))
+    await rows.settle(row, lease, RunState("run_1", phase=RunPhase.FAILED, end={"code": "x"}), quiet=9, cause=None)
+    second = await rows.load("ta", "run_2")
+    assert second.quiet == 0, "its end may be in the log already"
+    await rows.settle(second, lease, RunState("run_2", phase=RunPhase.FAILED, end={"code": "x"}), quiet=12, cause=None)
+    assert (await rows.load("ta", "run_2")).quiet == 12
+
+
 async def test_orphans_and_stale_runs_are_found(threads: SqlThreads, rows: SqlRuns, database: Database):
     row, lease = await run_of(threads, rows, database)
     thread = await threads.get("ta", row.thread_id)

@@ -20,6 +20,33 @@ async def test_a_stream_that_breaks_is_taken_up_by_the_next_attempt(world):
     assert world.runtime.received == ["Hi"]
 
 
+async def test_an_answer_older_than_the_wait_outlives_a_short_break(make_world):
+    world = make_world(limits=TurnLimits(turn_s=30, start_s=0.5, recovery_s=0))
+    world.rows.submit("run_1", "Hi")
+    original = world.runtime._events
+
+    async def slow_then_broken(message: str, key: str):
+        world.runtime._events = original
+        yield await anext(original(message, key))
+        await asyncio.sleep(0.6)
+        world.runtime.states = [GatewayNotReady("starting")]  # the proxy, too, has just been started
+
+    world.runtime._events = slow_then_broken
+    park, looks = world.rows.park, []
+
+    async def told(*args, **kwargs) -> None:
+        looks.append(kwargs["look_s"])
+        await park(*args, **kwargs)
+
+    world.rows.park = told
+    await world.deliver()
+    assert looks == [0.25], "no event will come, so it looks again soon"
+    await world.resume()
+    run = world.state.runs["run_1"]
+    assert (run.phase, run.attempt) == (RunPhase.FINISHED, 2)
+    assert run.end["duration_ms"] >= 600, "of the whole run"
+
+
 async def test_a_gateway_restart_in_the_middle_ends_as_interrupted_and_says_so(world):
     world.runtime.break_after, world.runtime.restart_on_break = 2, True
     await world.deliver()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from hatchery_agent.domain.errors import LeaseLost, ThreadBusy
@@ -73,7 +74,10 @@ async def test_a_run_left_open_is_finished_before_the_next_message_of_its_thread
         await world.deliver("run_1")
         state = world.state
         assert {run.phase for run in state.runs.values()} == {RunPhase.FINISHED}
-        assert sorted(world.runtime.received) == ["And?", "Hi"]
+        assert sorted(world.runtime.received) == ["And?", "Hi"], world.fate.names[die_at - 1]
+        ended = sorted(fact for fact in world.rows.facts if not fact.startswith("started"))
+        assert ended == ["finished-run_1", "finished-run_2"], world.fate.names[die_at - 1]
+        assert [world.types(run_id).count("message.user") for run_id in state.runs] == [1, 1]
         if "run_1" in [item.entry.run_id for item in world.log.items[:3]]:
             assert world.runtime.received[0] == "Hi", "a logged message keeps its place"
 
@@ -122,6 +126,18 @@ async def test_a_lease_given_back_meanwhile_is_taken(world):
     assert ends(world) == ["run.finished"]
 
 
+async def test_who_waits_for_a_thread_takes_no_slot_from_those_that_could_work(world):
+    tools = replace(world.tools, slots=asyncio.Semaphore(1))
+    world.rows.holder = "wrk_other"
+    working = asyncio.create_task(answer_message(world.delivery(), tools=tools))
+    await asyncio.sleep(0.05)
+    assert world.fate.names.count("take") > 0, "it waits"
+    assert not tools.slots.locked()
+    world.rows.holder = None
+    await working
+    assert ends(world) == ["run.finished"]
+
+
 async def test_a_text_that_was_swept_is_a_named_end(world):
     world.rows.submit("run_1", None)
     await world.deliver()
@@ -160,6 +176,15 @@ async def test_a_log_shorter_than_the_row_remembers_is_folded_from_its_start(wor
 async def test_a_run_that_only_the_log_remembers_does_not_block_its_thread(world):
     assert await world.deliver_and_die(12)
     del world.rows.runs["run_1"]  # the database was restored from before it
+    world.rows.submit("run_2", "Again")
+    await world.deliver("run_2")
+    assert world.state.runs["run_1"].end["code"] == "abandoned"
+    assert world.state.runs["run_2"].phase is RunPhase.FINISHED
+
+
+async def test_a_run_that_its_row_calls_ended_and_the_log_does_not_blocks_nobody(world):
+    assert await world.deliver_and_die(12)
+    world.rows.runs["run_1"] = replace(world.rows.runs["run_1"], ended=True)  # the log was restored from before its end
     world.rows.submit("run_2", "Again")
     await world.deliver("run_2")
     assert world.state.runs["run_1"].end["code"] == "abandoned"

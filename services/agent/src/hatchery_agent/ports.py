@@ -188,7 +188,7 @@ class RunRow:
     accepted: bool = False  # by the checkpoint: OpenClaw took the turn in some attempt
     parked: bool = False
     due: bool = False
-    began_ms: int | None = None  # when its wait began
+    began_ms: int | None = None  # when a run that was parked began
     woken_at: datetime | None = None  # when its instance last had news
     cause: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of the command that was acknowledged
 
@@ -234,9 +234,9 @@ class Parking(Protocol):
     async def park(
         self, row: RunRow, lease: Lease, *, began_ms: int, look_s: float, cause: Delivery[Any] | None
     ) -> None:
-        """Make the row the run's job, due after `look_s`, at once if news came since `row` was read; LeaseLost by the fence.
+        """Make the row the run's job, due after `look_s`, at once if news came since `row` was read.
 
-        The parked runs behind it in its thread become due with it.
+        Raises LeaseLost by the fence, and when the row has ended. The parked runs behind it in its thread become due with it.
         """
         ...
 

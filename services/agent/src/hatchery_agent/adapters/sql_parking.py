@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from hatchery_common.bus import Delivery
 from hatchery_common.database import Database
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from hatchery_agent.adapters.sql import OPEN, runs, threads
 from hatchery_agent.adapters.sql_runs import RUN_QUERY, check_fence, run_row
+from hatchery_agent.domain.errors import LeaseLost
 from hatchery_agent.ports import Lease, RunRow
+
+_PARKED = sa.and_(runs.c.due_at.is_not(None), runs.c.status.in_(OPEN))  # what has ended is nobody's job
 
 
 class SqlParking:
@@ -33,21 +38,20 @@ class SqlParking:
         }
         async with self._database.unit_of_work(cause) as work:
             await check_fence(work.connection, lease)
-            due_at = await work.connection.scalar(
-                runs.update().where(_open(row)).values(changed).returning(runs.c.due_at)
-            )
-            behind = sa.and_(runs.c.thread_id == row.thread_id, runs.c.due_at.is_not(None))
+            due_at = await _hand_over(work.connection, row, changed)
+            behind = sa.and_(runs.c.thread_id == row.thread_id, _PARKED)
             await work.connection.execute(runs.update().where(behind).values(due_at=due_at))
             if cause is not None:
                 await work.first_delivery()
 
     async def park_behind(self, row: RunRow, lease: Lease, *, cause: Delivery[Any] | None) -> None:
         ahead = sa.alias(runs)
-        first = sa.select(sa.func.min(ahead.c.due_at)).where(ahead.c.thread_id == row.thread_id).scalar_subquery()
+        parked = sa.and_(ahead.c.thread_id == row.thread_id, ahead.c.status.in_(OPEN))
+        first = sa.select(sa.func.min(ahead.c.due_at)).where(parked).scalar_subquery()
         changed = {"due_at": sa.func.coalesce(first, _now()), **_handed_over(cause)}
         async with self._database.unit_of_work(cause) as work:
             await check_fence(work.connection, lease)
-            await work.connection.execute(runs.update().where(_open(row)).values(changed))
+            await _hand_over(work.connection, row, changed)
             if cause is not None:
                 await work.first_delivery()
 
@@ -66,13 +70,13 @@ class SqlParking:
         places = (
             sa.select(sa.func.min(runs.c.due_at).label("since"), runs.c.thread_id)
             .join(threads, threads.c.thread_id == runs.c.thread_id)
-            .where(ready, free)
+            .where(_PARKED, ready, free)
             .group_by(runs.c.thread_id)
             .order_by(sa.text("since"))
             .limit(limit)
             .subquery()
         )
-        parked = RUN_QUERY.join(places, places.c.thread_id == runs.c.thread_id).where(runs.c.due_at.is_not(None))
+        parked = RUN_QUERY.join(places, places.c.thread_id == runs.c.thread_id).where(_PARKED)
         query = parked.order_by(places.c.since, runs.c.thread_id, runs.c.created_at_ms, runs.c.run_id)
         async with self._database.connect() as connection:
             found = [run_row(row) for row in (await connection.execute(query)).all()]
@@ -88,14 +92,14 @@ class SqlParking:
         query = (
             sa.select(left)
             .select_from(runs.join(threads, threads.c.thread_id == runs.c.thread_id))
-            .where(runs.c.due_at.is_not(None), moment > _now())
+            .where(_PARKED, moment > _now())
         )
         async with self._database.connect() as connection:
             seconds = await connection.scalar(query)
         return None if seconds is None else float(seconds)
 
     async def postpone(self, thread_id: str, delay_s: float) -> None:
-        parked = sa.and_(runs.c.thread_id == thread_id, runs.c.due_at.is_not(None))
+        parked = sa.and_(runs.c.thread_id == thread_id, _PARKED)
         async with self._database.unit_of_work() as work:
             await work.connection.execute(runs.update().where(parked).values(due_at=_in(delay_s)))
 
@@ -108,8 +112,13 @@ def _in(seconds: float) -> sa.ColumnElement[Any]:
     return _now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
-def _open(row: RunRow) -> sa.ColumnElement[bool]:
-    return sa.and_(runs.c.run_id == row.run_id, runs.c.status.in_(OPEN))
+async def _hand_over(connection: AsyncConnection, row: RunRow, changed: dict[str, Any]) -> datetime:
+    """Park the open row; returns when it is due."""
+    still_open = sa.and_(runs.c.run_id == row.run_id, runs.c.status.in_(OPEN))
+    due_at = await connection.scalar(runs.update().where(still_open).values(changed).returning(runs.c.due_at))
+    if due_at is None:
+        raise LeaseLost("another worker ended this run", run_id=row.run_id)
+    return due_at
 
 
 def _handed_over(cause: Delivery[Any] | None) -> dict[str, Any]:

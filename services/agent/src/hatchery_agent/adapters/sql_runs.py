@@ -98,8 +98,7 @@ class SqlRuns:
                 await self._use_thread(work, row, str(run.phase))
                 await work.emit(self._fact(row, run), id=f"{row.run_id}-end")
             if quiet is not None:
-                held = sa.and_(threads.c.thread_id == lease.thread_id, threads.c.lease_fence == lease.fence)
-                await work.connection.execute(threads.update().where(held).values(quiet_sequence=quiet))
+                await work.connection.execute(threads.update().where(_quiet(lease, run)).values(quiet_sequence=quiet))
             else:  # others of this thread are open: those that are parked waited for this one
                 behind = sa.and_(runs.c.thread_id == row.thread_id, runs.c.due_at.is_not(None))
                 await work.connection.execute(runs.update().where(behind).values(due_at=sa.func.now()))
@@ -174,6 +173,13 @@ class SqlRuns:
         query = RUN_QUERY.where(runs.c.due_at.is_(None), old, *conditions).order_by(runs.c.touched_at).limit(100)
         async with self._database.connect() as connection:
             return [run_row(row) for row in (await connection.execute(query)).all()]
+
+
+def _quiet(lease: Lease, run: RunState) -> sa.ColumnElement[bool]:
+    """A run that ended in the log and not yet in its row must still be found by folding."""
+    others = sa.and_(runs.c.thread_id == lease.thread_id, runs.c.run_id != run.run_id, runs.c.status.in_(OPEN))
+    held = sa.and_(threads.c.thread_id == lease.thread_id, threads.c.lease_fence == lease.fence)
+    return sa.and_(held, ~sa.exists().where(others))
 
 
 async def check_fence(connection: AsyncConnection, lease: Lease) -> None:

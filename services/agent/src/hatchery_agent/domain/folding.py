@@ -38,6 +38,7 @@ class RunState:
     text: str = ""
     answer: str | None = None
     waiting: bool = False  # the last that its attempt told is that it waits for the instance
+    waits_since_ms: int | None = None  # when its attempt first waited; an attempt after a break begins anew
     end: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
@@ -115,9 +116,12 @@ def _advance(run: RunState, entry: ThreadEntry) -> None:
     attempt = entry.attempt or 0
     if entry.type is ThreadEntryType.RUN_STARTED and attempt > run.attempt:
         run.attempt, run.text, run.answer, run.phase = attempt, "", None, RunPhase.RUNNING
+        run.waits_since_ms = None
     elif attempt < run.attempt:
         return
     run.waiting = entry.type is ThreadEntryType.RUN_STATUS and entry.data.get("phase") == WAITING_PHASE
+    if run.waiting and run.waits_since_ms is None:
+        run.waits_since_ms = entry.at_ms
     if entry.type is ThreadEntryType.TEXT_DELTA:
         run.text += str(entry.data.get("text", ""))
     elif entry.type is ThreadEntryType.MESSAGE_ASSISTANT:

@@ -10,13 +10,13 @@ _UNANNOUNCED = frozenset({"unreachable"})  # a broken connection: no event says 
 _SOONEST_S, _LATEST_S = 0.25, 10.0
 
 
-def look_again_s(state: str, *, waited_s: float, woken_s: float | None) -> float:
+def look_again_s(state: str, *, waited_s: float, woken_s: float | None, accepted: bool = False) -> float:
     """Seconds until the next look at an instance in this state; `woken_s` ago its event came, if one did.
 
-    The event may come before the proxy's route: then looks follow at once, at ever longer pauses. Without an event the pause is
-    long, since the event is what ends it.
+    The event may come before the proxy's route: then looks follow at once, at ever longer pauses. So they do after a break that
+    no event will end, such as one in the middle of a turn that was `accepted`. Otherwise the pause is long: the event ends it.
     """
-    if woken_s is None and state not in _UNANNOUNCED:
-        return _LATEST_S
-    since_s = waited_s if woken_s is None else woken_s
-    return min(max(since_s, _SOONEST_S), _LATEST_S)
+    reasons = [] if woken_s is None else [woken_s]
+    if accepted or state in _UNANNOUNCED:
+        reasons.append(waited_s)
+    return min(max(min(reasons, default=_LATEST_S), _SOONEST_S), _LATEST_S)

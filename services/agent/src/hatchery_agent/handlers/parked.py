@@ -95,8 +95,8 @@ class ParkedRuns:
             try:
                 await close_run(row, ABANDONED, tools=self._tools)
                 self._failures.pop(row.run_id, None)
-            except HatcheryError as again:
-                self._log.error("agent.parked.not_closed", run_id=row.run_id, reason=again.message)
+            except Exception as again:  # noqa: BLE001 - as above: its row comes back
+                self._log.error("agent.parked.not_closed", run_id=row.run_id, reason=f"{type(again).__name__}: {again}")
 
     async def _postpone(self, row: RunRow, delay_s: float) -> None:
         try:

@@ -35,9 +35,8 @@ async def answer_message(delivery: Delivery[PostMessage], *, tools: RunTools) ->
         raise InvalidInput("the command names another thread or instance than its run", run_id=row.run_id)
     if row.ended or row.parked:
         return
-    async with tools.slots:
-        work = partial(_work, row=row, cause=delivery, tools=tools)
-        left_open = await hold_thread(work, row.tenant, row.thread_id, leases=tools.leases, lease_s=tools.lease_s)
+    work = partial(_work_in_a_slot, row=row, cause=delivery, tools=tools)
+    left_open = await hold_thread(work, row.tenant, row.thread_id, leases=tools.leases, lease_s=tools.lease_s)
     if left_open:  # only now, since nobody takes up what is held
         tools.wake.set()
     reach("agent.before_ack")
@@ -45,10 +44,16 @@ async def answer_message(delivery: Delivery[PostMessage], *, tools: RunTools) ->
 
 async def resume_run(row: RunRow, *, tools: RunTools) -> None:
     """Go on with a parked run that is due; raises ThreadBusy when somebody else works in its thread."""
-    async with tools.slots:
+    async with tools.slots:  # outside the lease, for which it does not wait: what is due stays free for other replicas
         work = partial(_work, row=row, cause=None, tools=tools)
         leases, lease_s = tools.leases, tools.lease_s
         await hold_thread(work, row.tenant, row.thread_id, leases=leases, lease_s=lease_s, patience_s=0)
+
+
+async def _work_in_a_slot(lease: Lease, *, row: RunRow, cause: Delivery[PostMessage], tools: RunTools) -> bool:
+    """Who only waits for its thread takes no slot from those that could work."""
+    async with tools.slots:
+        return await _work(lease, row=row, cause=cause, tools=tools)
 
 
 async def _work(lease: Lease, *, row: RunRow, cause: Delivery[PostMessage] | None, tools: RunTools) -> bool:
@@ -60,7 +65,7 @@ async def _work(lease: Lease, *, row: RunRow, cause: Delivery[PostMessage] | Non
     writer = ThreadWriter(tools.log, lease, tools.clock)
     await writer.open(row.quiet)
     for run in _before(row, writer):
-        if not await _finish_older(run, writer, cause, tools):
+        if not await _finish_older(run, writer, tools):
             await _wait_behind(row, writer, cause, tools)
             return True
     await _queue(row, writer, tools)
@@ -76,7 +81,7 @@ def _before(row: RunRow, writer: ThreadWriter) -> list[RunState]:
 
 
 def _cause(row: RunRow, now: datetime) -> Delivery[PostMessage]:
-    """The command that was acknowledged when the run was parked, as far as facts speak of it."""
+    """The run's own command, as far as facts speak of it and the row kept it when the run was parked."""
     ids = {"tenant": row.tenant, "thread_id": row.thread_id, "run_id": row.run_id, "instance_id": row.instance_id}
     command = PostMessage(**ids, message_id=row.message_id)
     kind, kept = command.message_type(), row.cause
@@ -95,15 +100,16 @@ def _cause(row: RunRow, now: datetime) -> Delivery[PostMessage]:
     )
 
 
-async def _finish_older(run: RunState, writer: ThreadWriter, cause: Delivery[PostMessage], tools: RunTools) -> bool:
+async def _finish_older(run: RunState, writer: ThreadWriter, tools: RunTools) -> bool:
     """End a run that another worker left open; its own command, when it comes again, finds it ended. False when it waits."""
     try:
         older = await tools.runs.load(writer.lease.tenant, run.run_id)
-    except NotFound:  # the database is older than the log: it was restored
+    except NotFound:
+        older = None
+    if older is None or older.ended:  # the database and the log are of different times: one of them was restored
         await append_end(run, ABANDONED, writer, began_ms=to_ms(tools.clock.now()))
         return True
-    cause = _cause(older, tools.clock.now()) if older.parked else cause._replace(id=run.run_id)
-    return await _finish(older, run, writer, cause, tools)
+    return await _finish(older, run, writer, _cause(older, tools.clock.now()), tools)
 
 
 async def _queue(row: RunRow, writer: ThreadWriter, tools: RunTools) -> None:

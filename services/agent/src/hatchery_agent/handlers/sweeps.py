@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hatchery_common.errors import NotFound
+from hatchery_common.errors import DependencyUnavailable, NotFound
 from structlog.typing import FilteringBoundLogger
 
 from hatchery_agent.domain.decisions import Failed
@@ -27,6 +27,9 @@ async def _close(row: RunRow, ending: Failed, *, tools: RunTools, log: Filtering
         await close_run(row, ending, tools=tools)
     except (ThreadBusy, NotFound):
         return  # somebody works on it after all, or it is gone
+    except Exception:  # one broken run must not end the round, nor what the owner does besides it
+        log.exception("agent.close_run.failed", run_id=row.run_id, thread_id=row.thread_id)
+        return
     log.warning("agent.close_run.done", run_id=row.run_id, thread_id=row.thread_id, code=ending.code)
 
 
@@ -35,10 +38,17 @@ async def end_dead_run(
 ) -> None:
     """A command went to the dead letters (its id is its run's): end the run, so that its thread does not wait for nothing.
 
-    Safe to repeat, and repeated until it succeeds: the dead letter is acknowledged afterwards.
+    Safe to repeat, and repeated while something it leans on is away: the dead letter is acknowledged afterwards. What fails for
+    good is logged and left to the sweep.
     """
     row = await rows.find(message_id)
     if row is None or row.ended or row.parked:
         return
-    await close_run(row, UNDELIVERABLE, tools=tools, patience_s=0)
+    try:
+        await close_run(row, UNDELIVERABLE, tools=tools, patience_s=0)
+    except DependencyUnavailable:
+        raise
+    except Exception:  # repeating does not help, and would hold up the letters behind it
+        log.exception("agent.end_dead_run.failed", run_id=row.run_id, thread_id=row.thread_id)
+        return
     log.error("agent.end_dead_run.done", run_id=row.run_id, thread_id=row.thread_id)

@@ -58,7 +58,7 @@ class Turn:
     runs: Runs
     clock: Clock
     limits: TurnLimits
-    began_ms: int  # the run's beginning: the wait counts from there
+    began_ms: int  # the run's beginning: what is told of durations counts from there
     since_ms: int  # this worker's: the turn counts from there
     phase: str = ""
     _accepted: bool = False
@@ -78,14 +78,16 @@ class Turn:
         """Wait for an instance that is on its way, without a worker; else say why there will be no answer."""
         if reason.refused:  # waiting would not change its mind
             return Failed("runtime_refused", f"The gateway refused this turn: {reason.message}", retryable=False)
-        waited_s = (self._now_ms() - self.began_ms) / 1000
+        since_ms = self.writer.state.runs[self.row.run_id].waits_since_ms
+        waited_s = 0.0 if since_ms is None else (self._now_ms() - since_ms) / 1000
         left_s = min(self.limits.start_s, self.limits.turn_s) - waited_s
         if reason.state not in WAITABLE_STATES or left_s <= 0:
             return interrupted() if self._accepted else not_running(reason.state, reason.message or None)
         await self._status(WAITING_PHASE, state=reason.state)
         woken_at = self.row.woken_at
         woken_s = None if woken_at is None else (self._now_ms() - to_ms(woken_at)) / 1000
-        return Waits(min(left_s, look_again_s(reason.state, waited_s=waited_s, woken_s=woken_s)))
+        look_s = look_again_s(reason.state, waited_s=waited_s, woken_s=woken_s, accepted=self._accepted)
+        return Waits(min(left_s, look_s))
 
     async def _stream(self, events: AsyncGenerator[TurnEvent]) -> Ending | Lost:
         queue: asyncio.Queue[TurnEvent | None] = asyncio.Queue()  # bounded by one answer
