@@ -31,6 +31,7 @@ class FakeDriver:
         self.machines: dict[str, FakeMachine] = {}
         self.storage: set[str] = set()
         self.calls: list[str] = []
+        self.graces: list[float] = []
         self.before: dict[str, Callable[[], Awaitable[None]]] = {}
         self.after: dict[str, Callable[[], Awaitable[None]]] = {}
         self.most_running = 0
@@ -75,6 +76,7 @@ class FakeDriver:
         return Placement({"started": True}, "http://h:1", "http://h:2", 71, 72)
 
     async def stop(self, machine: MachineRef, *, grace_s: float) -> None:
+        self.graces.append(grace_s)
         async with self._call("stop"):
             if machine.machine_id in self.machines:
                 self.machines[machine.machine_id].running = False

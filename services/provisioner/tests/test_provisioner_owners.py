@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from hatchery_common.contracts.instances import (
@@ -13,10 +16,12 @@ from hatchery_common.contracts.instances import (
     StartInstance,
     StopInstance,
 )
+from hatchery_common.contracts.routes import RouteState
 from hatchery_common.errors import DependencyUnavailable
-from hatchery_provisioner.domain.instance import MachineStage
+from hatchery_provisioner.domain.instance import MachineStage, Power
 from hatchery_provisioner.ports import MachineRef
 from provisioner_fakes import INSTANCE, TENANT, World, delivered, raising
+from provisioner_store import MemoryTransaction
 
 READY, STOPPED, ERROR, DELETED = (
     InstanceStatus.READY,
@@ -88,6 +93,22 @@ async def test_a_running_instance_survives_a_new_owner_untouched() -> None:
         assert world.row.machine.stage is MachineStage.CREATED
 
 
+async def test_users_that_an_older_version_did_not_store_come_into_the_open_route() -> None:
+    async with World() as world:
+        await world.wish(ProvisionInstance)
+        await world.until_settled(READY)
+        await world.die()
+        before = world.row
+        world.store.rows[INSTANCE] = before.with_machine(endpoint_uid=None, controller_uid=None)
+        world.store.routes.clear()
+        await world.revive()
+        await world.until(lambda: bool(world.store.routes))
+        await world.until(lambda: world.row.status is READY)
+        (route,) = world.store.routes
+        assert (route.state, route.endpoint_uid, route.controller_uid) == (RouteState.RUNNING, 71, 72)
+        assert route.route_version == before.route_version + 1 == world.row.route_version
+
+
 async def test_a_broken_lane_does_not_hold_up_others(monkeypatch: pytest.MonkeyPatch) -> None:
     async with World() as world:
         broken = raising(*[RuntimeError("bug")] * 100)  # type: ignore[list-item]
@@ -142,18 +163,50 @@ async def test_a_machine_that_runs_although_its_instance_is_stopped_is_stopped()
         assert world.row.status is STOPPED
 
 
-async def overtaken(world: World, *wishes: type[InstanceCommand]) -> None:
-    """An owner is frozen just before it starts a machine; the next one obeys these wishes; then the first wakes up."""
-    asleep, wake = asyncio.Event(), asyncio.Event()
+class Freeze:
+    """A moment at which an owner stands still until it is woken."""
 
-    async def freeze() -> None:
+    def __init__(self) -> None:
+        self.asleep, self.wake = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self) -> None:
+        self.asleep.set()
+        await self.wake.wait()
+
+
+def before_the_start(world: World) -> Freeze:
+    """At the driver's door."""
+    freeze = Freeze()
+
+    async def once() -> None:
         world.driver.before.pop("start")
-        asleep.set()
-        await wake.wait()
+        await freeze()
 
-    world.driver.before["start"] = freeze
+    world.driver.before["start"] = once
+    return freeze
+
+
+def before_the_step(world: World, monkeypatch: pytest.MonkeyPatch) -> Freeze:
+    """When the start is noted in the row, and the step that is to make it is not told yet."""
+    freeze, transaction = Freeze(), world.store.transaction
+
+    @asynccontextmanager
+    async def frozen(cause: Any = None, *, epoch: int | None = None) -> AsyncGenerator[MemoryTransaction]:
+        row = world.store.rows.get(INSTANCE)
+        noted = row is not None and row.machine is not None and row.machine.power is Power.UNKNOWN
+        if noted and epoch is not None and not freeze.asleep.is_set():
+            await freeze()
+        async with transaction(cause, epoch=epoch) as work:
+            yield work
+
+    monkeypatch.setattr(world.store, "transaction", frozen)
+    return freeze
+
+
+async def overtaken(world: World, freeze: Freeze, *wishes: type[InstanceCommand]) -> None:
+    """An owner is frozen about to start a machine; the next one obeys these wishes; then the first wakes up."""
     await world.wish(ProvisionInstance)
-    await asyncio.wait_for(asleep.wait(), 5)
+    await asyncio.wait_for(freeze.asleep.wait(), 5)
     frozen = world._task
     assert frozen is not None
     world.store.epoch += 1
@@ -162,22 +215,32 @@ async def overtaken(world: World, *wishes: type[InstanceCommand]) -> None:
     for kind in wishes:
         await world.wish(kind)
     await world.until(lambda: world.row.operation is None)
-    wake.set()
+    freeze.wake.set()
     with pytest.raises(DependencyUnavailable):
         await asyncio.wait_for(frozen, 5)
 
 
 async def test_the_late_start_of_a_frozen_owner_is_undone_by_itself() -> None:
     async with World() as world:
-        await overtaken(world, StopInstance)
+        await overtaken(world, before_the_start(world), StopInstance)
         (machine,) = world.driver.machines.values()
         assert (machine.boots, machine.running) == (1, False)
+        assert world.row.status is STOPPED
+        assert world.driver.graces == [world.limits.stop_grace_s], "in order: its data are somebody's"
+
+
+async def test_an_owner_that_was_frozen_before_its_step_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It started nothing: what runs, the next owner started, and he may be stopping it in order."""
+    async with World() as world:
+        await overtaken(world, before_the_step(world, monkeypatch), StopInstance)
+        assert "start" not in world.driver.calls
+        assert world.driver.graces == []
         assert world.row.status is STOPPED
 
 
 async def test_the_late_start_of_a_frozen_owner_leaves_alone_what_is_wanted() -> None:
     async with World() as world:
-        await overtaken(world, StartInstance)
+        await overtaken(world, before_the_start(world), StartInstance)
         (machine,) = world.driver.machines.values()
         assert (machine.boots, machine.running) == (1, True)
         assert world.driver.calls.count("stop") == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -12,19 +13,61 @@ from hatchery_provisioner.adapters.process import scanning
 from hatchery_provisioner.domain.errors import DriverTransient
 
 
-async def test_a_slow_look_is_given_up_while_others_go_on() -> None:
-    release, ticks = threading.Event(), 0
-    looking = asyncio.create_task(scanning.scan(release.wait, limit_s=0.2))
-    try:
-        while not looking.done():
-            ticks += 1
-            await asyncio.sleep(0.01)
-        with pytest.raises(DriverTransient) as slow:
-            await looking
-        assert slow.value.reason == "driver_timeout"
-        assert ticks > 3
-    finally:
+@pytest.fixture
+async def release() -> AsyncGenerator[threading.Event]:
+    """What a wedged look waits for; set before the loop ends, which waits for its threads."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+async def assert_given_up(release: threading.Event) -> None:
+    with pytest.raises(DriverTransient) as slow:
+        await scanning.scan(release.wait, limit_s=0.05)
+    assert slow.value.reason == "driver_timeout"
+
+
+async def test_a_slow_look_is_given_up(release: threading.Event) -> None:
+    await asyncio.wait_for(assert_given_up(release), 5)
+
+
+async def test_others_go_on_during_a_look(release: threading.Event) -> None:
+    async def other() -> None:
         release.set()
+
+    seen, _ = await asyncio.gather(scanning.scan(lambda: release.wait(5)), other())
+    assert seen, "the look ended only because it was tired of waiting for the other"
+
+
+async def test_wedged_looks_take_no_thread_of_others_and_make_the_next_fail_at_once(release: threading.Event) -> None:
+    names: list[str] = []
+
+    async def wedge() -> None:
+        """A look that is under way when it is given up."""
+        begun = asyncio.Event()
+
+        def work() -> None:
+            names.append(threading.current_thread().name)
+            loop.call_soon_threadsafe(begun.set)
+            release.wait()
+
+        looking = asyncio.create_task(scanning.scan(work))
+        await asyncio.wait_for(begun.wait(), 5)
+        looking.cancel()
+        await asyncio.wait({looking})
+
+    loop = asyncio.get_running_loop()
+    await wedge()
+    assert await scanning.scan(lambda: "one thread is left") == "one thread is left"
+    await wedge()
+    assert [name.startswith("scan") for name in names] == [True, True]
+    with pytest.raises(DriverTransient, match="have not ended"):
+        await asyncio.wait_for(scanning.scan(lambda: None, limit_s=60), 5)
+    release.set()
+    async with asyncio.timeout(5):
+        while scanning._given_up:  # noqa: ASYNC110 - another thread's last breath
+            await asyncio.sleep(0.005)
+    assert await scanning.scan(lambda: "well again") == "well again"
 
 
 async def test_a_look_runs_in_a_thread_of_its_own() -> None:

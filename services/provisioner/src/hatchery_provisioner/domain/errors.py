@@ -5,6 +5,7 @@ HatcheryError
     ├── DriverPermanent     repeating cannot help: `reason` names it
     ├── DriverTransient     nothing was changed, or repeating is safe: try again later
     ├── DriverCapacity      no room now: port, memory, quota
+    │   └── PortTaken       a machine's own port is another program's: only another machine gets another port
     └── DriverAmbiguous     it may or may not have happened: observe before anything else
 """
 
@@ -42,6 +43,10 @@ class DriverCapacity(DriverError):
     """There is no room now."""
 
     code = "driver_capacity"
+
+
+class PortTaken(DriverCapacity):
+    """Another program holds the port that this machine was given."""
 
 
 class DriverAmbiguous(DriverError):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hatchery_common.contracts.instances import DesiredState, InstanceStatus
 
-from hatchery_provisioner.domain.errors import DriverError, DriverPermanent
+from hatchery_provisioner.domain.errors import DriverError, DriverPermanent, PortTaken
 from hatchery_provisioner.domain.instance import Instance, Machine, Power
 from hatchery_provisioner.domain.judgement import overdue_reason
 from hatchery_provisioner.domain.reasons import Reason, explained
@@ -127,10 +129,12 @@ class Lane:
                 return Change(failed, ended=ended)
             attempts = held.attempts + 1
             pause_ms = bench.limits.backoff_ms(attempts)
-            shown = {"reason": error.reason, "message": explained(error.reason, error.message)}
+            shown: dict[str, Any] = {"reason": error.reason, "message": explained(error.reason, error.message)}
             if held.desired is not DesiredState.RUNNING or held.failed:
                 pause_ms = min(pause_ms, _STOP_BACKOFF_LONGEST_MS)
                 shown = {} if held.failed or held.reason in _OVERDUE else shown  # else each try would tell both in turn
+            elif isinstance(error, PortTaken):
+                shown["renew"] = True  # the next machine's start looks for ports that are free
             return Change(held.evolve(attempts=attempts, not_before_ms=now_ms + pause_ms, **shown))
 
         after = await bench.apply(decide)

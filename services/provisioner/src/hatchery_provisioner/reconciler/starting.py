@@ -12,7 +12,7 @@ from hatchery_common.errors import HatcheryError, OwnershipLost
 from hatchery_common.failpoints import reach
 from hatchery_common.ids import new_id
 
-from hatchery_provisioner.domain.errors import DriverPermanent, DriverTransient
+from hatchery_provisioner.domain.errors import DriverPermanent, DriverTransient, PortTaken
 from hatchery_provisioner.domain.instance import Instance, Machine, MachineStage, Power, StorageStage
 from hatchery_provisioner.domain.reasons import Reason
 from hatchery_provisioner.domain.steps import Step, next_step
@@ -23,7 +23,9 @@ from hatchery_provisioner.reconciler.workbench import Change, Superseded, Workbe
 _LONG_POLL_S = 20.0
 _PROBE_ROUND_S = 10.0
 _UNDO_S = 8.0  # less than the scheduler waits for its lanes
+_UNDO_GRACE_S = 5.0  # leaves time to kill it
 _NO_ANSWER_FIRST_S, _NO_ANSWER_LONGEST_S = 0.03, 0.3
+_GATEWAY_PORT_TAKEN = "gateway_port_taken"  # as the controller calls it
 
 
 class ProbeRefused(DriverTransient):
@@ -85,17 +87,20 @@ class Starting:
         after = await bench.apply(intend)
         if after.machine is None or after.machine.power is not Power.UNKNOWN or not _same(after, instance):
             return
+        begun = False
         try:
             # the step's first transaction compares the epoch just before the effect, the last one just after it
             async with bench.step("start_gateway", instance):
                 secrets = bench.tools.secrets.of(machine.machine_id)
+                begun = True
                 placement = await bench.call(bench.tools.driver.start(bench.ref(machine), secrets))
                 reach("provisioner.after_driver_start")
                 await bench.apply(
                     lambda held: _placed(held, machine, placement, MachineStage.CREATED, RouteState.STARTING)
                 )
         except (OwnershipLost, asyncio.CancelledError):
-            await self._undo_start(machine)
+            if begun:  # else it is no start of ours that runs, and the next owner may be ending it in order
+                await self._undo_start(machine)
             raise
 
     async def _undo_start(self, machine: Machine) -> None:
@@ -107,7 +112,8 @@ class Starting:
                 if held is not None and machine.machine_id == _wanted(held):
                     return
                 bench.log.warning("provisioner.late_start.undone", machine_id=machine.machine_id)
-                await bench.tools.driver.stop(bench.ref(machine), grace_s=0.0)
+                grace_s = min(bench.limits.stop_grace_s, _UNDO_GRACE_S)
+                await bench.tools.driver.stop(bench.ref(machine), grace_s=grace_s)
 
     async def wait_ready(self, instance: Instance, machine: Machine) -> None:
         """Follow the controller up to ready, then probe along the owner's path."""
@@ -192,7 +198,9 @@ class Starting:
 
 
 def refuse_failed(state: ControllerState) -> None:
-    """Raise DriverPermanent for a state that no waiting mends."""
+    """Raise DriverPermanent for a state that no waiting mends, PortTaken for one that another machine mends."""
+    if state.phase == "failed" and state.reason == _GATEWAY_PORT_TAKEN:
+        raise PortTaken(Reason.PORT_TAKEN, state.message or "another program holds the gateway's port")
     if state.phase == "failed":
         raise DriverPermanent(state.reason or "gateway_failed", state.message or "the gateway failed")
     if state.phase == "degraded" and state.reason == "crash_loop":

@@ -96,8 +96,11 @@ class Workbench:
             if change is None:
                 return held
             now_ms, after = self.now_ms(), change.instance
-            if change.route is not None and change.route is not held.route_state:
-                after = await put_route(work, after, change.route, now_ms)
+            route = change.route if change.route is not held.route_state else None
+            if route is None and _other_users(held, after):
+                route = after.route_state
+            if route is not None:
+                after = await put_route(work, after, route, now_ms)
             if after == held and not change.ended and not (change.observed and held.operation):
                 return held
             return await record(
@@ -174,3 +177,11 @@ class Workbench:
             for one in (task, woken):
                 one.cancel()
             await asyncio.wait({task, woken})
+
+
+def _other_users(held: Instance, after: Instance) -> bool:
+    """Whether an open route names other users than the machine now has: of one stored by an older version none were known."""
+    before, now = held.machine, after.machine
+    if before is None or now is None or after.route_state not in (RouteState.RUNNING, RouteState.STARTING):
+        return False
+    return (before.endpoint_uid, before.controller_uid) != (now.endpoint_uid, now.controller_uid)
