@@ -12,6 +12,7 @@ from hatchery_common.sse import ServerEvent, read_events
 
 ENDS = frozenset({"finished", "failed", "superseded"})
 DEADLINE_S = 90.0
+RECONNECT_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,18 @@ class Visitor:
         return self.read_turn(thread_id, run_id, after)
 
     def read_turn(self, thread_id: str, run_id: str, after: str | None = None) -> Turn:
-        """One run's entries, read from the thread's log to the run's end."""
+        """One run's entries, read from the thread's log to its end; a stream that ends before is resumed, as browsers do."""
         mine: list[ServerEvent] = []
-        for seen in self.follow(f"/api/threads/{thread_id}/events", after):
-            if isinstance(seen.data, dict) and seen.data.get("run_id") == run_id:
-                mine.append(seen)
-            if mine and mine[-1].event in ("run.finished", "run.failed"):
-                break
-        return turn_of(mine)
+        end = time.monotonic() + DEADLINE_S
+        while True:
+            for seen in self.follow(f"/api/threads/{thread_id}/events", after):
+                after = seen.id or after
+                if isinstance(seen.data, dict) and seen.data.get("run_id") == run_id:
+                    mine.append(seen)
+                if mine and mine[-1].event in ("run.finished", "run.failed"):
+                    return turn_of(mine)
+            assert time.monotonic() < end, f"{run_id} did not end: {[one.event for one in mine]}"
+            time.sleep(RECONNECT_S)
 
     def history(self, thread_id: str) -> list[dict[str, Any]]:
         """The messages of the gateway's session behind a thread."""
