@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -49,6 +51,7 @@ def main(description: str | None, measure: Measure, *, pairs: int, **extra: int)
     for name, default in extra.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"[default: {default}]")
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whoever loses patience leaves no stack running
     began, before = time.time(), load()
     figures = list(measure(chosen))
     report = {
