@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
-from agent_stage import ANSWER, Surroundings, T, fake_command, kinds
+from agent_stage import ANSWER, AgentProcess, Surroundings, T, fake_command, kinds
 from hatchery_common.contracts.routes import RouteState
 from hatchery_common.contracts.threads import RUN_ENDS
 
@@ -25,14 +25,20 @@ async def answered_once(around: Surroundings, thread) -> None:
     assert len(around.model.requests) == 1, "OpenClaw was asked once"
 
 
+async def asked_of_a_starting_instance(around: Surroundings, failpoints: str = "") -> tuple[AgentProcess, str]:
+    """An agent, to be killed later or at a failpoint, and the thread whose message it has to park."""
+    await around.route(RouteState.STARTING)
+    doomed = await around.agent(failpoints)
+    thread = await around.thread()
+    await around.post(thread, RUN)
+    return doomed, thread
+
+
 @pytest.mark.chaos
 @pytest.mark.slow
 @FAKE
 async def test_an_agent_killed_while_a_run_is_parked_takes_it_up_again(around: Surroundings):
-    await around.route(RouteState.STARTING)
-    doomed = await around.agent()
-    thread = await around.thread()
-    await around.post(thread, RUN)
+    doomed, thread = await asked_of_a_starting_instance(around)
     await around.until_parked()
     doomed.signal(signal.SIGKILL)
     await doomed.exit_code()
@@ -48,10 +54,7 @@ async def test_an_agent_killed_while_a_run_is_parked_takes_it_up_again(around: S
 @FAKE
 @pytest.mark.parametrize("point", ["agent.before_park", "agent.after_park", "agent.before_ack"])
 async def test_a_death_while_parking_loses_nothing(around: Surroundings, point: str):
-    await around.route(RouteState.STARTING)
-    doomed = await around.agent(point)
-    thread = await around.thread()
-    await around.post(thread, RUN)
+    doomed, thread = await asked_of_a_starting_instance(around, point)
     assert await doomed.exit_code() == -signal.SIGKILL
     await around.agent()
     await around.until_parked()
@@ -65,10 +68,7 @@ async def test_a_death_while_parking_loses_nothing(around: Surroundings, point: 
 @FAKE
 @pytest.mark.parametrize("point", ["agent.mid_chat", "agent.before_end_append", "agent.after_end_append"])
 async def test_a_death_after_the_wait_leaves_one_answer_without_any_command(around: Surroundings, point: str):
-    await around.route(RouteState.STARTING)
-    doomed = await around.agent(point)
-    thread = await around.thread()
-    await around.post(thread, RUN)
+    doomed, thread = await asked_of_a_starting_instance(around, point)
     await around.until_parked()
     await around.ready()
     assert await doomed.exit_code() == -signal.SIGKILL
@@ -82,10 +82,7 @@ async def test_a_death_after_the_wait_leaves_one_answer_without_any_command(arou
 @FAKE
 async def test_a_wait_that_ends_while_nobody_is_there_has_its_named_end(around: Surroundings):
     around.environment["HATCHERY_AGENT_START_DEADLINE_S"] = "4"
-    await around.route(RouteState.STARTING)
-    doomed = await around.agent()
-    thread = await around.thread()
-    await around.post(thread, RUN)
+    doomed, thread = await asked_of_a_starting_instance(around)
     await around.until_parked()
     doomed.signal(signal.SIGKILL)
     await doomed.exit_code()

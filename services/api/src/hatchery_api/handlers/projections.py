@@ -47,9 +47,7 @@ async def note_step(delivery: Delivery[InstanceStep], *, store: Store, changes: 
     event = delivery.message
     at_ms = to_ms(delivery.time)
     async with store.begin(delivery) as work:
-        if not await work.first_delivery():
-            return
-        operation = await _open(work, event.operation_id, event.tenant)
+        operation = await _newly_told(work, event)
         if operation is None:
             return
         await work.operations.save(began(operation, at_ms))
@@ -63,9 +61,7 @@ async def end_operation(delivery: Delivery[InstanceOperationEnded], *, store: St
     event = delivery.message
     at_ms = to_ms(delivery.time)
     async with store.begin(delivery) as work:
-        if not await work.first_delivery():
-            return
-        operation = await _open(work, event.operation_id, event.tenant)
+        operation = await _newly_told(work, event)
         if operation is None:
             return
         closed = ended(operation, ENDS[type(event)], event.reason, event.message, at_ms)
@@ -73,6 +69,11 @@ async def end_operation(delivery: Delivery[InstanceOperationEnded], *, store: St
         data: dict[str, Any] = {"reason": closed.reason, "message": closed.message, "error": closed.error}
         await work.operations.note(closed.operation_id, closed.state.value, at_ms, data)
     changes.notify(event.operation_id)
+
+
+async def _newly_told(work: Work, event: InstanceStep | InstanceOperationEnded) -> Operation | None:
+    """The open operation of an event; None also for one that was delivered before."""
+    return await _open(work, event.operation_id, event.tenant) if await work.first_delivery() else None
 
 
 async def _open(work: Work, operation_id: str | None, tenant: str) -> Operation | None:

@@ -120,7 +120,8 @@ class ModelCalls:
         if verdict is Verdict.FAILED:
             raise ProviderFailed(f"the model provider failed with status {completion.status}", **about)
         if verdict is Verdict.REFUSED:  # one tenant's request must not raise the alarm about the operator's key
-            self._log.warning("model_call.refused", provider=provider.name, status=completion.status)
+            hint = "the model or its content is not allowed to this key, or the account does not cover it"
+            self._log.warning("model_call.refused", provider=provider.name, status=completion.status, hint=hint)
             raise ProviderRefused("the model provider does not allow this request, or its account does not cover it")
         # Its words stay out of the log: some providers repeat parts of the key.
         self._log.error(
