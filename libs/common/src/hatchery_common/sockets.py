@@ -14,9 +14,8 @@ Address = tuple[str, int]
 _ESTABLISHED, _SYN_RECEIVED, _LISTEN = 1, 3, 10
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLMSG_ERROR, _NLM_F_REQUEST = 4, 20, 2, 1
 _MESSAGE = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port id
-_REQUEST = struct.Struct(
-    "=BBBBI"
-)  # inet_diag_req_v2 up to its socket id: family, protocol, extensions, padding, states
+# inet_diag_req_v2 up to its socket id: family, protocol, extensions, padding, states
+_REQUEST = struct.Struct("=BBBBI")
 _ANSWER = struct.Struct("=BBBB48xIIIII")  # inet_diag_msg: family, state, 2 × timer, socket id, 3 × queues, uid, inode
 _ANSWER_S = 0.1  # the kernel answers within the call
 _MAPPED = "0000000000000000" + f"{socket.htonl(0xFFFF):08X}"  # an IPv4 address among the IPv6 sockets
