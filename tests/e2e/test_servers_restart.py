@@ -45,6 +45,11 @@ def pid_of(stack: WholeStack, part: str) -> int:
     return int(stack.status()["parts"][part]["pid"])
 
 
+def said(stack: WholeStack) -> str:
+    """What the stack says of itself, and the ends of its logs: why it is not ready."""
+    return f"{stack.status()}\n{stack.log()}"
+
+
 @pytest.mark.chaos
 @pytest.mark.slow
 @pytest.mark.timeout(400)
@@ -64,7 +69,7 @@ def test_servers_may_die_under_load() -> None:
                 eventually(lambda part=part, before=before: restarted(stack, part, before), 60)
             stop.set()
             talked = [one.result(120) for one in talking]
-        eventually(lambda: stack.status()["phase"] == "ready", 60, every=0.3)
+        eventually(lambda: stack.status()["phase"] == "ready", 60, every=0.3, explain=lambda: said(stack))
         assert pid_of(stack, "services") == ours, "nothing of ours was restarted"
         assert all(turns for turns in talked)
         for turns in talked:

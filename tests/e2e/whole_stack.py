@@ -204,11 +204,15 @@ def whole_stack(topology: str = "one", **environment: str) -> Generator[WholeSta
         give_back(stack.port, span=_PORTS)
 
 
-def eventually(check: Callable[[], Any], seconds: float = 60, *, every: float = 0.1) -> Any:
-    """What the check returns once it is true; fails at the deadline."""
+def eventually(
+    check: Callable[[], Any], seconds: float = 60, *, every: float = 0.1, explain: Callable[[], object] | None = None
+) -> Any:
+    """What the check returns once it is true; fails at the deadline, with what `explain` says then."""
     end = time.monotonic() + seconds
     while not (found := check()):
-        assert time.monotonic() < end, f"it did not happen within {seconds:g} s"
+        if time.monotonic() > end:
+            why = f": {explain()}" if explain is not None else ""
+            raise AssertionError(f"it did not happen within {seconds:g} s{why}")
         time.sleep(every)
     return found
 

@@ -150,6 +150,36 @@ async def test_no_service_listens_where_it_should_not(open_as: OpenAs, subject: 
     assert "subscription" in str(asker.health())
 
 
+async def test_an_answer_of_an_earlier_session_is_not_sent_and_no_missing_right(
+    server: NatsServer, open_as: OpenAs
+) -> None:
+    """The server forgets with a connection whom it may answer; the asker's request has failed by then."""
+    worker, asker = await open_as(WORKER), await open_as(ASKER)
+    asked, restarted = asyncio.Event(), asyncio.Event()
+    answered: list[int] = []
+
+    async def slowly(request: Number) -> Number:
+        asked.set()
+        await restarted.wait()
+        answered.append(request.n)
+        return Number(n=2 * request.n)
+
+    await worker.serve([RpcHandler(DOUBLE, slowly)])
+    first = asyncio.ensure_future(asker.call(DOUBLE, Number(n=1), timeout_ms=500))
+    await asyncio.wait_for(asked.wait(), 5)
+    server.kill()
+    server.start()
+    with pytest.raises(BusUnavailable):
+        await first
+    await until(lambda: worker.connected and asker.connected)
+    restarted.set()
+    await until(lambda: answered == [1])
+    await worker._connection.flush()
+    assert worker.health() is None
+    assert worker._connection.violations == 0
+    assert await asker.call(DOUBLE, Number(n=2)) == Number(n=4)
+
+
 async def test_strangers_and_wrong_keys_are_refused(server: NatsServer) -> None:
     for seed in (None, seed_of(os.urandom(32))):
         with pytest.raises(Refused):

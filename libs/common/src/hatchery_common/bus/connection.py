@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,9 @@ from hatchery_common.errors import InvalidInput, Refused
 
 log = structlog.get_logger("hatchery.bus")
 _LOST_AFTER_TIMEOUTS = 3
+_ANSWER_REFUSED_S = (
+    10.0  # how long a refused answer counts as a missing right; a lasting one shows again with the next answer
+)
 
 
 class NoResponders(BusUnavailable):
@@ -39,9 +43,12 @@ class Connection:
         self._down_since: float | None = None
         self._last_error = ""
         self._violation: str | None = None
+        self._violation_until = 0.0
         self.violations = 0  # how often the server refused a subject, for probes
+        self.session = 0  # grows whenever the connection is lost: what the server knew of us is forgotten then
         self._refused: asyncio.Future[str] | None = None
         self._timeouts = 0
+        self._checking = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self, timeout_s: float = 10.0) -> None:
@@ -104,7 +111,7 @@ class Connection:
 
     def problem(self) -> str | None:
         """What is wrong with this connection, in one sentence."""
-        if self._violation is not None:
+        if self._violation is not None and time.monotonic() < self._violation_until:
             return self._violation
         if not self.connected:
             seconds = 0.0 if self._down_since is None else time.monotonic() - self._down_since
@@ -134,6 +141,17 @@ class Connection:
             raise InvalidInput(f"a message of {len(payload)} bytes is larger than the bus takes") from error
         except HIDDEN as error:
             raise BusUnavailable(f"cannot send to {subject}: {error or type(error).__name__}") from error
+
+    async def answer(self, reply: str, payload: bytes, *, session: int, headers: dict[str, str] | None = None) -> None:
+        """Answer a request that came in that session; nothing is sent when the session is over.
+
+        Its asker has failed by then, and the server permits answers only to what it delivered on this very connection
+        (`allow_responses`): sent late, the answer would count as a missing right.
+        """
+        if session != self.session or not self.connected:
+            log.info("bus.answer_dropped", service=self.name, reply=reply)
+            return
+        await self.publish(reply, payload, headers=headers)
 
     def send_soon(self, reply: str, payload: bytes = b"") -> None:
         """Send an acknowledgement or the like with the next flush; raises BusUnavailable when there is no client."""
@@ -193,6 +211,8 @@ class Connection:
         if "permissions violation" in text.lower():
             self.violations += 1
             self._violation = f"{self.name} may not do this on the bus: {text.removeprefix('nats: ')}"
+            is_answer = '"_inbox_' in text.lower()  # nats-py gives the text in lower case
+            self._violation_until = time.monotonic() + _ANSWER_REFUSED_S if is_answer else math.inf
             log.error("bus.permission_violation", service=self.name, error=text)
         elif text != self._last_error:  # a dead server fails five dials a second: say each reason once
             log.warning("bus.error", service=self.name, error=text)
@@ -201,6 +221,7 @@ class Connection:
             self._refused.set_result(text.removeprefix("nats: "))
 
     async def _on_disconnected(self) -> None:
+        self.session += 1
         if self._down_since is None:
             self._down_since = time.monotonic()
 
@@ -220,7 +241,8 @@ class Connection:
 
     def _count_timeout(self) -> None:
         self._timeouts += 1
-        if self._timeouts == _LOST_AFTER_TIMEOUTS and self.connected:
+        if self._timeouts >= _LOST_AFTER_TIMEOUTS and self.connected and not self._checking:
+            self._checking = True
             self._spawn(self._check_answers())
 
     async def _check_answers(self) -> None:
@@ -229,10 +251,12 @@ class Connection:
             await self.flush()
             await self._client.request("$JS.API.INFO", b"", timeout=2)
         except BusUnavailable:
-            return
+            return  # the server itself is away or slow; the next timeout asks again
         except HIDDEN:
             log.warning("bus.answers_lost", service=self.name)
             await self._reopen()
+        finally:
+            self._checking = False
         self._timeouts = 0
 
     async def _reopen(self) -> None:

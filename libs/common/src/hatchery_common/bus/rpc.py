@@ -71,8 +71,9 @@ class RpcServer:
 
     def _receiver(self, rpc: Rpc[Any, Any], handler: Answer) -> Any:
         async def receive(raw: Raw) -> None:
+            session = self._connection.session
             await self._slots.acquire()
-            task = asyncio.get_running_loop().create_task(self._answer(rpc, handler, raw))
+            task = asyncio.get_running_loop().create_task(self._answer(rpc, handler, raw, session))
             self._running.add(task)
             task.add_done_callback(self._done)
 
@@ -82,24 +83,23 @@ class RpcServer:
         self._running.discard(task)
         self._slots.release()
 
-    async def _answer(self, rpc: Rpc[Any, Any], handler: Answer, raw: Raw) -> None:
+    async def _answer(self, rpc: Rpc[Any, Any], handler: Answer, raw: Raw, session: int) -> None:
         try:
             request = rpc.request.model_validate_json(raw.data)
             response = await handler(request)
-            await self._connection.publish(raw.reply, response.model_dump_json().encode())
+            await self._connection.answer(raw.reply, response.model_dump_json().encode(), session=session)
         except ValidationError as error:
-            await self._refuse(
-                raw, "invalid_input", f"not a request of {raw.subject}: {error.error_count()} faults", None
-            )
+            faults = f"not a request of {raw.subject}: {error.error_count()} faults"
+            await self._refuse(raw, session, "invalid_input", faults)
         except HatcheryError as error:
-            await self._refuse(raw, error.code, error.message, error.hint)
+            await self._refuse(raw, session, error.code, error.message, error.hint)
         except Exception:
             log.exception("bus.rpc_failed", subject=raw.subject)
-            await self._refuse(raw, "internal", f"{raw.subject} failed", None)
+            await self._refuse(raw, session, "internal", f"{raw.subject} failed")
 
-    async def _refuse(self, raw: Raw, code: str, message: str, hint: str | None) -> None:
+    async def _refuse(self, raw: Raw, session: int, code: str, message: str, hint: str | None = None) -> None:
         body = json.dumps({"code": code, "message": message, "hint": hint}).encode()
         try:
-            await self._connection.publish(raw.reply, body, headers={ERROR_HEADER: code})
+            await self._connection.answer(raw.reply, body, session=session, headers={ERROR_HEADER: code})
         except BusUnavailable:
             log.debug("bus.rpc_answer_not_sent", subject=raw.subject)
