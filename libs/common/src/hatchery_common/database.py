@@ -63,9 +63,17 @@ owner = sa.Table(
     sa.CheckConstraint("one", name="owner_one_row"),
 )
 
+quarantine = sa.Table(
+    "quarantine",
+    _common,
+    sa.Column("message_id", sa.Text, primary_key=True),
+    sa.Column("begun", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+)
+
 
 def common_tables(metadata: sa.MetaData) -> None:
-    """Add outbox, inbox and owner to a service's metadata, so that its migrations can be compared with it."""
+    """Add outbox, inbox, owner and quarantine to a service's metadata, so that its migrations can be compared with it."""
     for table in _common.sorted_tables:
         table.to_metadata(metadata)
 

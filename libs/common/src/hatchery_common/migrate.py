@@ -37,17 +37,17 @@ class SchemaVersion:
 
     @property
     def is_current(self) -> bool:
-        """Whether the code may run on it."""
-        return self.current == self.wanted
+        """Whether the code may run on it: a newer schema still fits the code of one release before (expand, then contract)."""
+        if self.current is None or self.wanted is None:
+            return self.current == self.wanted
+        return self.current >= self.wanted  # four digits each
 
 
 def create_common_tables() -> None:
     """Create outbox, inbox and owner, and the trigger that wakes the relay; called by each service's first migration."""
     from alembic import op
 
-    metadata = sa.MetaData()
-    common_tables(metadata)
-    metadata.create_all(op.get_bind(), checkfirst=False)
+    _create("outbox", "inbox", "owner")
     op.execute(
         "CREATE FUNCTION notify_outbox() RETURNS trigger LANGUAGE plpgsql AS "
         "$$ BEGIN PERFORM pg_notify('outbox_' || TG_TABLE_SCHEMA, ''); RETURN NULL; END $$"
@@ -55,6 +55,26 @@ def create_common_tables() -> None:
     op.execute(
         "CREATE TRIGGER outbox_notify AFTER INSERT ON outbox FOR EACH STATEMENT EXECUTE FUNCTION notify_outbox()"
     )
+
+
+def create_quarantine() -> None:
+    """Create the common table of messages under suspicion; called by each service's migration of that name."""
+    _create("quarantine")
+
+
+def drop_quarantine() -> None:
+    """Undo create_quarantine."""
+    from alembic import op
+
+    op.drop_table("quarantine")
+
+
+def _create(*names: str) -> None:
+    from alembic import op
+
+    metadata = sa.MetaData()
+    common_tables(metadata)
+    metadata.create_all(op.get_bind(), tables=[metadata.tables[name] for name in names], checkfirst=False)
 
 
 def run_migrations(metadata: sa.MetaData) -> None:

@@ -24,6 +24,7 @@ from hatchery_common.log import get_logger
 from hatchery_common.migrate import version
 from hatchery_common.outbox import Relay
 from hatchery_common.owner import OwnerLock, Ownership
+from hatchery_common.quarantine import SqlQuarantine
 from hatchery_common.service import Check, Listener, Parts, Service, ServiceContext
 from hatchery_common.settings import (
     DatabaseSettings,
@@ -157,6 +158,7 @@ class Supervised:
         """Everything of the service in motion; the yielded tasks end only by failure."""
         database = context.database if self.service.schema is not None else None
         on_dead = parts.told_of_dead(database.mark_dead if database is not None else None)
+        quarantine = SqlQuarantine(database) if database is not None else None
         async with AsyncExitStack() as stack:
             tasks: list[asyncio.Task[Any]] = []
             if parts.rpcs:
@@ -167,14 +169,14 @@ class Supervised:
                 relay = Relay(database, context.bus, context.log)
                 owner_loops += [relay.run, relay.housekeeping]
             if parts.batches:
-                owner_loops.append(partial(_consume_batches, context, parts, on_dead))
+                owner_loops.append(partial(_consume_batches, context, parts, on_dead, quarantine))
             if database is not None and owner_loops:
                 lock = OwnerLock(database, context.log)
                 tasks.append(await stack.enter_async_context(_background(lock.run(owner_loops), "owner")))
             loops = [_background(loop(), f"loop-{number}") for number, loop in enumerate(parts.loops)]
             tasks += [await stack.enter_async_context(loop) for loop in loops]
             if parts.subscriptions:
-                consumption = await context.bus.subscribe(parts.subscriptions, on_dead=on_dead)
+                consumption = await context.bus.subscribe(parts.subscriptions, on_dead=on_dead, quarantine=quarantine)
                 await stack.enter_async_context(_stopped(consumption))
             yield tasks
 
@@ -215,9 +217,11 @@ async def _stopped(running: _Stoppable) -> AsyncGenerator[None]:
         await running.stop(_DRAIN_S)
 
 
-async def _consume_batches(context: ServiceContext, parts: Parts, on_dead: OnDead | None, _: Ownership) -> None:
+async def _consume_batches(
+    context: ServiceContext, parts: Parts, on_dead: OnDead | None, quarantine: SqlQuarantine | None, _: Ownership
+) -> None:
     """Consume in batches for as long as this process is the owner."""
-    consumption = await context.bus.subscribe_batches(parts.batches, on_dead=on_dead)
+    consumption = await context.bus.subscribe_batches(parts.batches, on_dead=on_dead, quarantine=quarantine)
     async with _stopped(consumption):
         await asyncio.Event().wait()
 

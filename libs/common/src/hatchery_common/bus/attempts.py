@@ -16,6 +16,7 @@ from hatchery_common.bus.envelope import Placed
 from hatchery_common.bus.errors import BusUnavailable
 from hatchery_common.bus.listening import Raw
 from hatchery_common.bus.publisher import Publisher
+from hatchery_common.bus.quarantine import Quarantine, Trial
 from hatchery_common.errors import HatcheryError, Retry
 
 log = structlog.get_logger("hatchery.bus")
@@ -67,6 +68,7 @@ class Attempts:
         durable: str,
         settings: ConsumerSettings,
         on_dead: OnDead | None,
+        quarantine: Quarantine | None,
         release: Callable[[Held], None],
     ) -> None:
         self._connection = connection
@@ -74,17 +76,15 @@ class Attempts:
         self._durable = durable
         self._settings = settings
         self._on_dead = on_dead
+        self._trial = Trial(quarantine) if quarantine is not None else None
         self._release = release
 
     async def run(self, held: Held) -> float | None:
         """None when the message is settled, else the seconds to wait before the next attempt."""
         try:
-            if held.dead is None and held.attempt > self._settings.max_deliveries:
-                held.dead = ("too_many_deliveries", f"delivered {held.place.deliveries} times without success")
+            await self._handle(held)
             if held.dead is not None:
                 await self._bury(held, *held.dead)
-            elif held.handle is not None and held.delivery is not None:
-                await held.handle(held.delivery)
         except HatcheryError as error:
             return self.judge(held, error)
         except asyncio.CancelledError:
@@ -97,6 +97,23 @@ class Attempts:
             return self.judge(held, HatcheryError(f"{type(error).__name__}: {error}"))
         self.settle(held)
         return None
+
+    def is_suspect(self, held: Held) -> bool:
+        """Whether it was delivered so often that it may be what kills its process; handle it alone."""
+        return held.dead is None and held.attempt > self._settings.max_deliveries
+
+    async def _handle(self, held: Held) -> None:
+        if held.dead is not None or held.handle is None or held.delivery is None:
+            return
+        if not self.is_suspect(held):
+            await held.handle(held.delivery)
+            return
+        if self._trial is not None:
+            async with self._trial.of(held.delivery.id) as may_live:
+                if may_live:
+                    await held.handle(held.delivery)
+                    return
+        held.dead = ("too_many_deliveries", f"delivered {held.place.deliveries} times without success")
 
     def judge(self, held: Held, error: HatcheryError) -> float:
         """How long to wait after this error; marks the message dead where waiting does not help."""

@@ -15,6 +15,7 @@ from hatchery_common.bus.deadletter import OnDead
 from hatchery_common.bus.delivery import BatchSubscription, Delivery
 from hatchery_common.bus.intake import Intake
 from hatchery_common.bus.publisher import Publisher
+from hatchery_common.bus.quarantine import Quarantine
 from hatchery_common.bus.registry import Registry
 from hatchery_common.errors import HatcheryError, Retry
 
@@ -97,8 +98,10 @@ class _Collector:
         return batch
 
     async def _process(self, batch: list[Held]) -> None:
-        together = [held for held in batch if held.dead is None and held.delivery is not None]
-        alone = [held for held in batch if held.dead is not None or held.delivery is None]
+        alone = [
+            held for held in batch if held.dead is not None or held.delivery is None or self._attempts.is_suspect(held)
+        ]
+        together = [held for held in batch if held not in alone]
         if len(together) == 1 or (together and not await self._at_once(together)):
             alone += together
         for held in alone:
@@ -154,11 +157,12 @@ class BatchConsumer(Intake):
         *,
         settings: ConsumerSettings,
         on_dead: OnDead | None,
+        quarantine: Quarantine | None = None,
     ) -> None:
         registry = Registry(message for subscription in subscriptions for message in subscription.messages)
         most = max(settings.outstanding, *(2 * subscription.max_messages for subscription in subscriptions))
         super().__init__(connection, registry, stream, durable, settings, outstanding=most)
-        attempts = Attempts(connection, publisher, durable, settings, on_dead, self.release)
+        attempts = Attempts(connection, publisher, durable, settings, on_dead, quarantine, self.release)
         self._collectors = [_Collector(subscription, attempts) for subscription in subscriptions]
         self._by_type: Mapping[str, _Collector] = {
             message.message_type(): collector

@@ -14,6 +14,7 @@ from hatchery_common.bus.deadletter import OnDead
 from hatchery_common.bus.delivery import BatchSubscription, Subscription
 from hatchery_common.bus.errors import UndeclaredMessage
 from hatchery_common.bus.publisher import Publisher
+from hatchery_common.bus.quarantine import Quarantine
 from hatchery_common.bus.registry import durable_name, stream_of
 from hatchery_common.contracts.base import Message
 from hatchery_common.errors import SetupError
@@ -55,6 +56,7 @@ def lanes(
     subscriptions: Sequence[Subscription],
     settings: ConsumerSettings,
     on_dead: OnDead | None,
+    quarantine: Quarantine | None,
 ) -> Consumption:
     """One consumer with lanes per stream, for all declared messages that do not come in batches."""
     wanted = [message for message in service.consumes if message not in service.batched]
@@ -65,7 +67,16 @@ def lanes(
     durable = durable_name(service.name)
     return Consumption(
         [
-            Consumer(connection, publisher, stream, durable, chosen, settings=settings, on_dead=on_dead)
+            Consumer(
+                connection,
+                publisher,
+                stream,
+                durable,
+                chosen,
+                settings=settings,
+                on_dead=on_dead,
+                quarantine=quarantine,
+            )
             for stream, chosen in by_stream.items()
         ]
     )
@@ -78,6 +89,7 @@ def batched(
     batches: Sequence[BatchSubscription],
     settings: ConsumerSettings,
     on_dead: OnDead | None,
+    quarantine: Quarantine | None,
 ) -> Consumption:
     """One batch consumer per stream, for the declared `batched` messages."""
     wanted = [message for message in service.consumes if message in service.batched]
@@ -91,7 +103,16 @@ def batched(
     durable = durable_name(service.name, batch=True)
     return Consumption(
         [
-            BatchConsumer(connection, publisher, stream, durable, chosen, settings=settings, on_dead=on_dead)
+            BatchConsumer(
+                connection,
+                publisher,
+                stream,
+                durable,
+                chosen,
+                settings=settings,
+                on_dead=on_dead,
+                quarantine=quarantine,
+            )
             for stream, chosen in by_stream.items()
         ]
     )

@@ -85,10 +85,10 @@ class Intake:
     def _receive(self, raw: Raw) -> bool:
         place = placed(raw.reply)
         known = self._held.get(place.sequence)
-        if (
-            known is not None
-        ):  # delivered again while we still have it, as after a long disconnection: one copy is enough
-            known.raw, known.place = raw, place
+        if known is not None:
+            # Delivered again while we still have it, as after a long disconnection: one copy is enough. Nothing was tried
+            # meanwhile, so the count of deliveries stays.
+            known.raw, known.place = raw, place._replace(deliveries=known.place.deliveries)
             return False
         held = Held(raw, place)
         try:

@@ -242,14 +242,14 @@ class RecordingBus(Bus):
         except HatcheryError as error:
             raise RemoteError(error.code, error.message, hint=error.hint) from error
 
-    async def subscribe(self, subscriptions: Sequence[Subscription], *, on_dead: Any = None) -> Any:
+    async def subscribe(self, subscriptions: Sequence[Subscription], **_hooks: Any) -> Any:
         wanted = [message for message in self.service.consumes if message not in self.service.batched]
         compare(self.service.name, wanted, [subscription.message for subscription in subscriptions])
         own = {subscription.message.message_type(): subscription.handler for subscription in subscriptions}
         self._handlers |= own
         return _Stop(self._handlers, list(own))
 
-    async def subscribe_batches(self, batches: Sequence[BatchSubscription], *, on_dead: Any = None) -> Any:
+    async def subscribe_batches(self, batches: Sequence[BatchSubscription], **_hooks: Any) -> Any:
         wanted = [message for message in self.service.consumes if message in self.service.batched]
         compare(self.service.name, wanted, [message for batch in batches for message in batch.messages])
         for batch in batches:

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from hatchery_common.migrate import create_common_tables
+from hatchery_common.migrate import create_common_tables, create_quarantine
 
 revision = "0001"
 down_revision = None
@@ -11,4 +11,5 @@ down_revision = None
 
 def upgrade() -> None:
     create_common_tables()
+    create_quarantine()
     op.create_table("notes", sa.Column("tenant", sa.Text, primary_key=True), sa.Column("opened", sa.Integer))
