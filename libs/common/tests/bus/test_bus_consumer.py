@@ -124,33 +124,6 @@ async def test_a_missing_dependency_is_waited_for_without_a_count(opened: Open, 
     assert await dead_letters(operator) == []
 
 
-async def test_a_message_that_is_sent_again_while_we_have_it_is_not_counted(opened: Open, operator: Operator) -> None:
-    """As after a frozen server or a long disconnection: the server counts a delivery, though nothing was tried."""
-    bus = await opened(WISHES)
-    began, release = asyncio.Event(), asyncio.Event()
-    attempts: list[int] = []
-
-    async def handle(delivery: Delivery[Any]) -> None:
-        attempts.append(delivery.deliveries)
-        began.set()
-        await release.wait()
-        if len(attempts) == 1:
-            raise DependencyUnavailable("away")
-
-    await bus.subscribe([Subscription(OpenAccount, handle)])
-    await bus.publish(OpenAccount(tenant="t1"))
-    await began.wait()
-    (held,) = bus._consumptions[0]._consumers[0].held()
-    for _ in range(QUICK.max_deliveries + 1):
-        reply = held.raw.reply
-        await bus._connection.publish(reply, b"-NAK")
-        await until(lambda reply=reply: held.raw.reply != reply)
-    release.set()
-    await until_async(lambda: settled(operator))
-    assert attempts == [1, 1]
-    assert await dead_letters(operator) == []
-
-
 async def test_one_stuck_lane_does_not_hold_up_others(opened: Open) -> None:
     bus = await opened(WISHES, settings=dataclasses.replace(QUICK, concurrency=1))
     seen: list[str] = []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import signal
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -131,3 +133,32 @@ async def test_a_dependency_that_is_away_condemns_nobody(clean_nats: NatsServer)
             await bus.subscribe([Subscription(OpenAccount, handle)], quarantine=memory)
             await until(lambda: len(attempts) == 2 * LIVES + 1 and not memory.begun)
         assert [record async for record in operator.read("DLQ")] == []
+
+
+async def test_a_message_that_is_sent_again_while_we_have_it_is_not_counted(
+    opened: Callable[..., Awaitable[Bus]], operator: Operator
+) -> None:
+    """As after a frozen server or a long disconnection: the server counts a delivery, though nothing was tried."""
+    bus = await opened(WISHES)
+    began, release = asyncio.Event(), asyncio.Event()
+    attempts: list[int] = []
+
+    async def handle(delivery: Delivery[Any]) -> None:
+        attempts.append(delivery.deliveries)
+        began.set()
+        await release.wait()
+        if len(attempts) == 1:
+            raise DependencyUnavailable("away")
+
+    await bus.subscribe([Subscription(OpenAccount, handle)])
+    await bus.publish(OpenAccount(tenant="t1"))
+    await began.wait()
+    (held,) = bus._consumptions[0]._consumers[0].held()
+    for _ in range(QUICK.max_deliveries + 1):
+        reply = held.raw.reply
+        await bus._connection.publish(reply, b"-NAK")
+        await until(lambda reply=reply: held.raw.reply != reply)
+    release.set()
+    await until(lambda: len(attempts) == 2)
+    assert attempts == [1, 1]
+    assert [record async for record in operator.read("DLQ")] == []
