@@ -24,8 +24,8 @@ def state(status: InstanceStatus, *, version=1, generation=1, operation_id=None,
     return InstanceState(**{**given, **changes})
 
 
-def operation(kind: Kind, *, generation=1, at=OperationState.ACCEPTED) -> Operation:
-    return Operation("op_a", "t1", "ins_a", "default", kind, generation, at, 10, 20, 10)
+def operation(kind: Kind, *, generation=1, at=OperationState.ACCEPTED, overdue_ms=None) -> Operation:
+    return Operation("op_a", "t1", "ins_a", "default", kind, generation, at, 10, 20, 10, overdue_ms=overdue_ms)
 
 
 class Events:

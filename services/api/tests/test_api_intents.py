@@ -52,6 +52,25 @@ def test_what_a_wish_does(kind, sight, decision):
     assert decide(kind, "default", sight) is decision
 
 
+STARTING = state(InstanceStatus.STARTING)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sight", "decision"),
+    [
+        (Kind.PROVISION, Sight(CLAIM, None, operation(Kind.PROVISION, overdue_ms=21)), Decision.BEGIN),
+        (Kind.PROVISION, Sight(CLAIM, STARTING, operation(Kind.PROVISION, overdue_ms=21)), Decision.BEGIN),
+        (Kind.PROVISION, Sight(CLAIM, READY, operation(Kind.STOP, overdue_ms=21)), Decision.NOTHING),
+        (Kind.PROVISION, Sight(CLAIM, None, operation(Kind.STOP, overdue_ms=21)), Decision.BEGIN),
+        (Kind.START, Sight(CLAIM, STARTING, operation(Kind.START, overdue_ms=21)), Decision.BEGIN),
+        (Kind.STOP, Sight(CLAIM, READY, operation(Kind.STOP, overdue_ms=21)), Decision.BEGIN),
+        (Kind.DELETE, Sight(DELETING, READY, operation(Kind.DELETE, overdue_ms=21)), Decision.BEGIN),
+    ],
+)
+def test_a_wish_does_not_wait_behind_an_overdue_operation(kind, sight, decision):
+    assert decide(kind, "default", sight) is decision
+
+
 def test_what_a_wish_may_not_do():
     for kind in (Kind.START, Kind.STOP, Kind.RESTART, Kind.DELETE):
         with pytest.raises(NoInstance):

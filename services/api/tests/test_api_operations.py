@@ -7,10 +7,11 @@ from datetime import timedelta
 
 from api_events import INSTANCE, ME, finish
 from hatchery_api.handlers import projections, sweeper
-from hatchery_common.contracts.instances import InstanceStarted, InstanceStatus, InstanceStopped
+from hatchery_common.contracts.instances import InstanceStarted, InstanceStatus, InstanceStopped, ProvisionInstance
 from hatchery_common.contracts.operations import (
     InstanceOperationFailed,
     InstanceOperationFinished,
+    InstanceOperationSuperseded,
     InstanceStepFinished,
     InstanceStepStarted,
 )
@@ -98,6 +99,34 @@ async def test_anothers_operation_does_not_exist(world, provisioned):
     other = {**ME, "X-OA-User-Id": "bea"}
     for path in (f"/api/operations/{first}", f"/api/operations/{first}/events"):
         assert (await world.client.get(path, headers=other)).status_code == 404
+
+
+async def test_a_repeat_of_an_overdue_wish_is_sent_again_and_ends_the_old_operation(world, provisioned):
+    events, first = provisioned
+    world.door.clock.at += timedelta(hours=1)
+    await sweeper.mark_overdue(store=world.store, clock=world.door.clock, changes=world.door.changes)
+    answers = [(await world.client.post(INSTANCE, headers=ME)).json()["data"] for _ in range(2)]
+    second = answers[0]["operation_id"]
+    assert [one["operation_id"] for one in answers] == [second, second] != [first, first]
+    sent = [message for _, message in world.store.sent if isinstance(message, ProvisionInstance)]
+    assert [(one.operation_id, one.generation) for one in sent] == [(first, 1), (second, 2)]
+    superseded = InstanceOperationSuperseded(**events.ids(), operation_id=first, generation=1, reason="newer_wish")
+    await events(projections.end_operation, superseded)
+    await finish(events, second, 2)
+    told = [(await world.client.get(f"/api/operations/{one}", headers=ME)).json()["data"] for one in (first, second)]
+    assert [one["status"] for one in told] == ["superseded", "finished"]
+
+
+async def test_a_late_stop_leaves_a_provision_with_nothing_to_do(world, provisioned):
+    events, first = provisioned
+    await events.status(InstanceStarted, InstanceStatus.READY, operation_id=first)
+    await finish(events, first)
+    await world.client.post(f"{INSTANCE}/stop", headers=ME)
+    world.door.clock.at += timedelta(hours=1)
+    await sweeper.mark_overdue(store=world.store, clock=world.door.clock, changes=world.door.changes)
+    assert (await world.client.post(INSTANCE, headers=ME)).status_code == 200
+    again = (await world.client.post(f"{INSTANCE}/stop", headers=ME)).json()["data"]
+    assert (again["status"], again["generation"]) == ("stopping", 3)
 
 
 async def test_the_sweeper_marks_and_never_guesses(world, provisioned):

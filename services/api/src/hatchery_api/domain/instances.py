@@ -57,14 +57,16 @@ def decide(kind: Kind, name: str, sight: Sight) -> Decision:
     if sight.claim.deleting:
         return _decide_while_deleting(kind, name, sight)
     running = sight.running
-    if running is not None and _covers(running.kind, kind):
+    if running is not None and not running.is_overdue and _covers(running.kind, kind):
         return Decision.JOIN
-    return Decision.NOTHING if running is None and _is_so(kind, sight.state) else Decision.BEGIN
+    # A provision asks only that the instance is there: it does not undo a stop that is late.
+    settled = running is None or (kind is Kind.PROVISION and running.kind is Kind.STOP)
+    return Decision.NOTHING if settled and _is_so(kind, sight.state) else Decision.BEGIN
 
 
 def _decide_while_deleting(kind: Kind, name: str, sight: Sight) -> Decision:
     if kind is Kind.DELETE:
-        return Decision.JOIN if sight.running else Decision.BEGIN
+        return Decision.JOIN if sight.running is not None and not sight.running.is_overdue else Decision.BEGIN
     operation_id = sight.newest.operation_id if sight.newest else None
     raise InstanceDeleting(
         f"instance {name} is being deleted", hint="wait for the operation to end", operation_id=operation_id

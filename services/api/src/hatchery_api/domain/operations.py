@@ -99,6 +99,11 @@ class Operation:
         return self.state in OPEN
 
     @property
+    def is_overdue(self) -> bool:
+        """Whether its end is late: its command may be lost, so that a repeated wish is sent again instead of joining it."""
+        return self.is_open and self.overdue_ms is not None
+
+    @property
     def error(self) -> str | None:
         """The one prefixed line that says why it did not reach its aim."""
         if self.state not in {OperationState.FAILED, OperationState.SUPERSEDED}:

@@ -64,7 +64,7 @@ async def _request(wish: Wish, work: Work, now_ms: int) -> Outcome:
     with step("get_instance" if wish.kind is Kind.PROVISION else None):
         sight = await _locked(wish, work, now_ms)
         decision = decide(wish.kind, wish.name, sight)
-    outcome = Outcome(sight, sight.running, decision)
+    outcome = Outcome(sight, sight.running if decision is Decision.JOIN else None, decision)
     if decision is Decision.BEGIN:
         outcome = await _begin(wish, sight, work, now_ms)
     if wish.key is not None:

@@ -103,7 +103,7 @@ def operation_view(operation: Operation) -> OperationView:
         name=operation.name,
         generation=operation.generation,
         status=operation.state,
-        overdue=operation.is_open and operation.overdue_ms is not None,
+        overdue=operation.is_overdue,
         created_at=operation.created_ms,
         deadline=operation.deadline_ms,
         updated_at=operation.updated_ms,
