@@ -4,7 +4,10 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -195,3 +198,20 @@ def test_memory_stays_under_40_mib(machine):
     status = Path(f"/proc/{machine.process.pid}/status").read_text()
     line = next(text for text in status.splitlines() if text.startswith("VmHWM"))
     assert int(line.split()[1]) < 40 * 1024
+
+
+def test_a_neighbour_whose_name_is_no_text_harms_nobody(machine):
+    """It is among the processes that are looked at when a gateway ends."""
+    name = (
+        r'import ctypes, sys; ctypes.CDLL(None).prctl(15, b"\xff\xfe", 0, 0, 0); print(1, flush=True); sys.stdin.read()'
+    )
+    neighbour = subprocess.Popen([sys.executable, "-c", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert neighbour.stdout.readline() == b"1\n"
+        machine.start()
+        first = machine.wait_for("ready")["gateway"]["pid"]
+        os.kill(first, signal.SIGKILL)
+        until(lambda: machine.state()["gateway"]["restarts"] == 1)
+        assert machine.stop() == 0
+    finally:
+        neighbour.communicate(timeout=10)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from hatchery_provisioner.adapters.process import scanning
+from hatchery_provisioner.adapters.process import identity, scanning
 from hatchery_provisioner.domain.errors import DriverTransient
 
 
@@ -79,3 +81,24 @@ async def test_nothing_of_ours_is_found_where_nothing_was_started(tmp_path: Path
     assert await scanning.controllers(tmp_path) == {}
     assert await scanning.leftovers(tmp_path, None) == []
     assert os.getpid() not in dict(await scanning.leftovers(tmp_path, os.getuid() + 60_000))
+
+
+NAMELESS = r"""
+import ctypes, sys
+ctypes.CDLL(None).prctl(15, b"\xff\xfe) Z 1", 0, 0, 0)
+print("named", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+async def test_a_process_whose_name_is_no_text_is_a_process_like_others() -> None:
+    command = [sys.executable, "-c", NAMELESS]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"named\n"
+        assert identity.is_same(process.pid, identity.started_ticks(process.pid))
+    finally:
+        process.communicate(timeout=10)
+    assert identity.started_ticks(process.pid) is None

@@ -245,3 +245,16 @@ async def test_a_stranger_who_stays_ends_in_an_error_that_names_the_port() -> No
         await world.until_settled(ERROR)
         assert world.row.reason == "port_taken"
         assert "port 9; remedy: end the program that holds the port" in (world.row.message or "")
+
+
+async def test_a_driver_that_breaks_ends_in_error_and_can_be_deleted() -> None:
+    """What no driver is meant to raise: the instance's deadlines and wishes count all the same."""
+    async with World(limits=limits(max_attempts=2)) as world:
+        world.driver.before["start"] = raising(*[UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid")] * 50)
+        await world.wish(ProvisionInstance)
+        await world.until_settled(ERROR)
+        assert world.row.reason == "driver_broken"
+        assert "UnicodeDecodeError" in (world.row.message or "")
+        world.driver.before["observe"] = raising(*[KeyError("x")] * 2)
+        await world.wish(DeleteInstance)
+        await world.until_settled(DELETED, 8)

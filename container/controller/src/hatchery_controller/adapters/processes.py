@@ -187,16 +187,16 @@ def started(pid: int) -> tuple[int, int] | None:
     return ticks, int((boot + ticks / os.sysconf("SC_CLK_TCK")) * 1000)
 
 
-def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/<pid>/stat after the command's name, which may itself hold blanks and brackets."""
+def _stat(pid: int) -> list[bytes] | None:
+    """The fields of /proc/<pid>/stat after the command's name, which may hold blanks, brackets and any other byte."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
 
 
 def _children() -> list[int]:
-    us = str(os.getpid())
+    us = str(os.getpid()).encode()
     try:
         pids = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()]
     except OSError:

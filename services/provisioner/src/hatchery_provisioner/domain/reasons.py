@@ -19,6 +19,7 @@ class Reason(StrEnum):
     NO_PORT = "no_free_port"
     STORAGE_MISSING = "storage_missing"
     DRIVER_TIMEOUT = "driver_timeout"
+    DRIVER_BROKEN = "driver_broken"
     MACHINE_UNKNOWN = "machine_unknown"
     MACHINE_LOST = "machine_lost"
     STOP_OVERDUE = "stop_overdue"
@@ -40,6 +41,7 @@ _REMEDIES = {
     Reason.NO_PORT: "widen HATCHERY_PROVISIONER_PORT_FIRST/PORT_COUNT or delete unused instances, then start it again",
     Reason.STORAGE_MISSING: "restore the instance's directory or a backup; an empty one is never put in its place",
     Reason.DRIVER_TIMEOUT: "see whether the machine's host is overloaded, then start it again",
+    Reason.DRIVER_BROKEN: "see the error in the provisioner's log; it is a fault of ours, so please report it",
     Reason.MACHINE_UNKNOWN: "see what the driver reports of the machine, then start or delete it",
     Reason.MACHINE_LOST: "start it again",
     Reason.STOP_OVERDUE: "the machine is being killed; see the controller's log",

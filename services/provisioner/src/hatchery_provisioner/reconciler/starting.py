@@ -113,7 +113,7 @@ class Starting:
                     return
                 bench.log.warning("provisioner.late_start.undone", machine_id=machine.machine_id)
                 grace_s = min(bench.limits.stop_grace_s, _UNDO_GRACE_S)
-                await bench.tools.driver.stop(bench.ref(machine), grace_s=grace_s)
+                await bench.call(bench.tools.driver.stop(bench.ref(machine), grace_s=grace_s))
 
     async def wait_ready(self, instance: Instance, machine: Machine) -> None:
         """Follow the controller up to ready, then probe along the owner's path."""

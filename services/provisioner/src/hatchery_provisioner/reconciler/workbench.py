@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 from hatchery_common.clock import Clock, to_ms
 from hatchery_common.contracts.operations import InstanceStepFinished, InstanceStepStarted
 from hatchery_common.contracts.routes import RouteState
+from hatchery_common.errors import HatcheryError
 from hatchery_common.timers import Wake
 from structlog.typing import FilteringBoundLogger
 
-from hatchery_provisioner.domain.errors import DriverAmbiguous, DriverError
+from hatchery_provisioner.domain.errors import DriverAmbiguous, DriverError, DriverTransient
 from hatchery_provisioner.domain.instance import Instance, Machine
 from hatchery_provisioner.domain.limits import Limits
 from hatchery_provisioner.domain.reasons import Reason
@@ -108,13 +109,18 @@ class Workbench:
             )
 
     async def call(self, work: Awaitable[T], limit_s: float | None = None) -> T:
-        """A driver call with an end: past its limit it counts as ambiguous."""
+        """A driver call with an end: past its limit it counts as ambiguous, and a fault of the driver's as transient."""
         limit_s = self.limits.call_s if limit_s is None else limit_s
         try:
             async with asyncio.timeout(limit_s):
                 return await work
         except TimeoutError:
             raise DriverAmbiguous(Reason.DRIVER_TIMEOUT, f"the driver did not answer within {limit_s:g} s") from None
+        except HatcheryError:
+            raise
+        except Exception as error:  # the instance's deadlines must be judged whatever its driver does
+            self.log.exception("provisioner.driver.broken")
+            raise DriverTransient(Reason.DRIVER_BROKEN, f"the driver broke: {type(error).__name__}: {error}") from error
 
     @asynccontextmanager
     async def step(self, name: str, instance: Instance) -> AsyncGenerator[None]:

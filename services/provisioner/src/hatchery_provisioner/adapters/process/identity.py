@@ -20,10 +20,11 @@ _POLL_S = 0.05
 def started_ticks(pid: int) -> int | None:
     """The start time of a living process in ticks since the host's boot; None when it is gone or a zombie."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        line = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return _portable_start(pid)
-    return None if fields[0] in ("Z", "X") else int(fields[19])
+    fields = line.rpartition(b")")[2].split()  # bytes: a process may give itself a name in no encoding
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 def _portable_start(pid: int) -> int | None:
