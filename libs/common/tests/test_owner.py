@@ -115,6 +115,25 @@ async def test_a_lost_lock_and_a_lost_database_at_once_only_stand_again(database
     await asyncio.wait([task])
 
 
+async def test_a_late_write_of_a_loop_ends_the_term_and_not_the_service(database: Database) -> None:
+    """An owner that was frozen may meet the refusal of its write before it learns that its lock is gone."""
+    terms: list[int] = []
+    again = asyncio.Event()
+
+    async def loop(ownership: Ownership) -> None:
+        terms.append(ownership.epoch)
+        if len(terms) > 1:
+            again.set()
+            await asyncio.Event().wait()
+        raise OwnershipLost("epoch 1 is over, 2 rules now")
+
+    task = asyncio.create_task(OwnerLock(database, get_logger("test"), lease_s=2).run([loop]))
+    await asyncio.wait({task, waiting := asyncio.create_task(again.wait())}, timeout=10)
+    assert waiting.done()
+    task.cancel()
+    await asyncio.wait([task])
+
+
 async def test_an_error_of_a_loop_reaches_the_supervisor(database: Database) -> None:
     async def broken(_: Ownership) -> None:
         raise ValueError("a bug")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 
@@ -11,7 +12,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from hatchery_common.log import redact_text
 from hatchery_common.service import Check
+
+_CHECK_S = 6.0  # over the 5 s that Postgres gets
 
 
 class Health:
@@ -54,7 +58,7 @@ class Health:
             [] if self.phase == "running" else [f"{self.service} is {self.phase}: {self.reason or 'no reason given'}"]
         )
         for check in self.checks:
-            problem = await check.run()
+            problem = await _answer(check)
             if problem is not None:
                 found.append(f"{check.name}: {problem}")
         return found
@@ -88,3 +92,14 @@ class Health:
     async def _metrics(self, _request: Request) -> Response:
         body = generate_latest(self.registry) + generate_latest(self._of_life)
         return Response(body, media_type=CONTENT_TYPE_LATEST)
+
+
+async def _answer(check: Check) -> str | None:
+    """What the check says; a check that fails or hangs is a problem with a name, not the end of the answer."""
+    try:
+        async with asyncio.timeout(_CHECK_S):
+            return await check.run()
+    except TimeoutError:
+        return f"no answer within {_CHECK_S:g} s"
+    except Exception as error:  # noqa: BLE001 - whatever is wrong belongs into the answer
+        return redact_text(f"{type(error).__name__}: {error}")

@@ -18,7 +18,7 @@ import asyncpg
 from structlog.typing import FilteringBoundLogger
 
 from hatchery_common.database import Database, translated
-from hatchery_common.errors import DependencyUnavailable
+from hatchery_common.errors import DependencyUnavailable, OwnershipLost
 from hatchery_common.guard import guarded
 
 # InternalClientError: a connection that breaks while another operation of it is under way
@@ -104,7 +104,7 @@ class OwnerLock:
                 group.create_task(self._beat(connection), name="owner-beat")
                 for loop in loops:
                     group.create_task(guarded(loop(Ownership(epoch)), "an owner loop"))
-        except* (LeaseLost, DependencyUnavailable) as lost:  # one clause: two that raise would end as a group again
+        except* (LeaseLost, DependencyUnavailable, OwnershipLost) as lost:  # one clause: two would end as a group again
             raise LeaseLost(str(lost.exceptions[0])) from None
 
     def _wake_relay(self, *_notification: object) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
-from hatchery_common.bus import Bus, OnDead
+from hatchery_common.bus import Bus, OnDead, Trial
 from hatchery_common.clock import SystemClock
 from hatchery_common.database import Database
 from hatchery_common.errors import DependencyUnavailable, HatcheryError, SettingsWrong
@@ -158,7 +158,7 @@ class Supervised:
         """Everything of the service in motion; the yielded tasks end only by failure."""
         database = context.database if self.service.schema is not None else None
         on_dead = parts.told_of_dead(database.mark_dead if database is not None else None)
-        quarantine = SqlQuarantine(database) if database is not None else None
+        trial = Trial(SqlQuarantine(database)) if database is not None else None
         async with AsyncExitStack() as stack:
             tasks: list[asyncio.Task[Any]] = []
             if parts.rpcs:
@@ -169,14 +169,14 @@ class Supervised:
                 relay = Relay(database, context.bus, context.log)
                 owner_loops += [relay.run, relay.housekeeping]
             if parts.batches:
-                owner_loops.append(partial(_consume_batches, context, parts, on_dead, quarantine))
+                owner_loops.append(partial(_consume_batches, context, parts, on_dead, trial))
             if database is not None and owner_loops:
                 lock = OwnerLock(database, context.log)
                 tasks.append(await stack.enter_async_context(_background(lock.run(owner_loops), "owner")))
             loops = [_background(loop(), f"loop-{number}") for number, loop in enumerate(parts.loops)]
             tasks += [await stack.enter_async_context(loop) for loop in loops]
             if parts.subscriptions:
-                consumption = await context.bus.subscribe(parts.subscriptions, on_dead=on_dead, quarantine=quarantine)
+                consumption = await context.bus.subscribe(parts.subscriptions, on_dead=on_dead, trial=trial)
                 await stack.enter_async_context(_stopped(consumption))
             yield tasks
 
@@ -218,10 +218,10 @@ async def _stopped(running: _Stoppable) -> AsyncGenerator[None]:
 
 
 async def _consume_batches(
-    context: ServiceContext, parts: Parts, on_dead: OnDead | None, quarantine: SqlQuarantine | None, _: Ownership
+    context: ServiceContext, parts: Parts, on_dead: OnDead | None, trial: Trial | None, _: Ownership
 ) -> None:
     """Consume in batches for as long as this process is the owner."""
-    consumption = await context.bus.subscribe_batches(parts.batches, on_dead=on_dead, quarantine=quarantine)
+    consumption = await context.bus.subscribe_batches(parts.batches, on_dead=on_dead, trial=trial)
     async with _stopped(consumption):
         await asyncio.Event().wait()
 

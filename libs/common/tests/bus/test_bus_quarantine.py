@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from hatchery_common.bus import Bus, Delivery, Subscription
+from hatchery_common.bus import Bus, Delivery, Subscription, Trial
 from hatchery_common.bus import deadletter as dead
 from hatchery_common.bus.quarantine import LIVES
 from hatchery_common.bus.replay import Operator
@@ -110,7 +110,7 @@ async def test_suspects_are_handled_one_at_a_time_and_an_error_condemns_with_its
         async with Bus.open(clean_nats.url, WISHES, settings=settings) as bus:
             for tenant in INNOCENT:
                 await bus.publish(OpenAccount(tenant=tenant), id=tenant)
-            await bus.subscribe([Subscription(OpenAccount, handle)], quarantine=memory)
+            await bus.subscribe([Subscription(OpenAccount, handle)], trial=Trial(memory))
             await until(lambda: len(seen) == len(INNOCENT) and not memory.begun)
         letters = [record async for record in operator.read("DLQ")]
     assert sorted(seen) == INNOCENT
@@ -130,7 +130,7 @@ async def test_a_dependency_that_is_away_condemns_nobody(clean_nats: NatsServer)
         await operator.migrate([WISHES])
         async with Bus.open(clean_nats.url, WISHES, settings=dataclasses.replace(QUICK, max_deliveries=0)) as bus:
             await bus.publish(OpenAccount(tenant="t1"))
-            await bus.subscribe([Subscription(OpenAccount, handle)], quarantine=memory)
+            await bus.subscribe([Subscription(OpenAccount, handle)], trial=Trial(memory))
             await until(lambda: len(attempts) == 2 * LIVES + 1 and not memory.begun)
         assert [record async for record in operator.read("DLQ")] == []
 

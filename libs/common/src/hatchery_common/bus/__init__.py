@@ -15,6 +15,7 @@ from hatchery_common.bus.errors import (
 from hatchery_common.bus.facade import Bus
 from hatchery_common.bus.jetstream import StreamState
 from hatchery_common.bus.publisher import OutgoingRow, PartialPublish
+from hatchery_common.bus.quarantine import Trial
 from hatchery_common.bus.routes import Routes, encode_route
 from hatchery_common.bus.threadlog import LogEntry, ThreadLog
 
@@ -36,6 +37,7 @@ __all__ = [
     "StreamState",
     "Subscription",
     "ThreadLog",
+    "Trial",
     "UndeclaredMessage",
     "UnreadableMessage",
     "encode",

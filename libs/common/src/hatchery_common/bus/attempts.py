@@ -16,8 +16,9 @@ from hatchery_common.bus.envelope import Placed
 from hatchery_common.bus.errors import BusUnavailable
 from hatchery_common.bus.listening import Raw
 from hatchery_common.bus.publisher import Publisher
-from hatchery_common.bus.quarantine import Quarantine, Trial
+from hatchery_common.bus.quarantine import Trial
 from hatchery_common.errors import HatcheryError, Retry
+from hatchery_common.guard import guarded
 
 log = structlog.get_logger("hatchery.bus")
 Handle = Callable[[Delivery[Any]], Awaitable[None]]
@@ -68,7 +69,7 @@ class Attempts:
         durable: str,
         settings: ConsumerSettings,
         on_dead: OnDead | None,
-        quarantine: Quarantine | None,
+        trial: Trial | None,
         release: Callable[[Held], None],
     ) -> None:
         self._connection = connection
@@ -76,7 +77,7 @@ class Attempts:
         self._durable = durable
         self._settings = settings
         self._on_dead = on_dead
-        self._trial = Trial(quarantine) if quarantine is not None else None
+        self._trial = trial
         self._release = release
 
     async def run(self, held: Held) -> float | None:
@@ -88,8 +89,7 @@ class Attempts:
         except HatcheryError as error:
             return self.judge(held, error)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if is_being_cancelled():
                 raise
             return self.judge(held, HatcheryError("the handler was cancelled from within"))
         except Exception as error:
@@ -106,12 +106,12 @@ class Attempts:
         if held.dead is not None or held.handle is None or held.delivery is None:
             return
         if not self.is_suspect(held):
-            await held.handle(held.delivery)
+            await guarded(held.handle(held.delivery), "a handler")
             return
         if self._trial is not None:
             async with self._trial.of(held.delivery.id) as may_live:
                 if may_live:
-                    await held.handle(held.delivery)
+                    await guarded(held.handle(held.delivery), "a handler")
                     return
         held.dead = ("too_many_deliveries", f"delivered {held.place.deliveries} times without success")
 
@@ -161,6 +161,12 @@ class Attempts:
                 "attempt": held.attempt,
             }
         return about
+
+
+def is_being_cancelled() -> bool:
+    """Whether the current task was cancelled from outside; else a CancelledError came out of what it awaits."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _nth(delays: tuple[float, ...], number: int) -> float:

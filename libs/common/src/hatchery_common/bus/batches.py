@@ -9,15 +9,16 @@ from typing import Any
 
 import structlog
 
-from hatchery_common.bus.attempts import Attempts, ConsumerSettings, Held
+from hatchery_common.bus.attempts import Attempts, ConsumerSettings, Held, is_being_cancelled
 from hatchery_common.bus.connection import Connection
 from hatchery_common.bus.deadletter import OnDead
 from hatchery_common.bus.delivery import BatchSubscription, Delivery
 from hatchery_common.bus.intake import Intake
 from hatchery_common.bus.publisher import Publisher
-from hatchery_common.bus.quarantine import Quarantine
+from hatchery_common.bus.quarantine import Trial
 from hatchery_common.bus.registry import Registry
 from hatchery_common.errors import HatcheryError, Retry
+from hatchery_common.guard import guarded
 
 log = structlog.get_logger("hatchery.bus")
 
@@ -114,13 +115,16 @@ class _Collector:
         carrier = batch[0]
         while not self._stopping:
             try:
-                await self._subscription.handler([held.delivery for held in batch if held.delivery is not None])
+                deliveries = [held.delivery for held in batch if held.delivery is not None]
+                await guarded(self._subscription.handler(deliveries), "a handler")
             except HatcheryError as error:
                 if error.retry is not Retry.DEPENDENCY:
                     return False
                 await asyncio.sleep(self._attempts.judge(carrier, error))
                 continue
-            except Exception:
+            except (Exception, asyncio.CancelledError):
+                if is_being_cancelled():
+                    raise
                 log.warning("bus.batch_failed", size=len(batch), first=carrier.place.sequence, exc_info=True)
                 return False
             for held in batch:
@@ -157,12 +161,12 @@ class BatchConsumer(Intake):
         *,
         settings: ConsumerSettings,
         on_dead: OnDead | None,
-        quarantine: Quarantine | None = None,
+        trial: Trial | None = None,
     ) -> None:
         registry = Registry(message for subscription in subscriptions for message in subscription.messages)
         most = max(settings.outstanding, *(2 * subscription.max_messages for subscription in subscriptions))
         super().__init__(connection, registry, stream, durable, settings, outstanding=most)
-        attempts = Attempts(connection, publisher, durable, settings, on_dead, quarantine, self.release)
+        attempts = Attempts(connection, publisher, durable, settings, on_dead, trial, self.release)
         self._collectors = [_Collector(subscription, attempts) for subscription in subscriptions]
         self._by_type: Mapping[str, _Collector] = {
             message.message_type(): collector
@@ -175,6 +179,13 @@ class BatchConsumer(Intake):
         delivery = held.delivery
         collector = self._collectors[0] if delivery is None else self._by_type[delivery.type]
         collector.put(held)
+
+    @property
+    def problem(self) -> str | None:
+        """As of any intake; also a collector that ended by itself, whose messages nobody would handle."""
+        if not self._closed and any(collector.task.done() for collector in self._collectors):
+            return f"durable {self.pull.durable} on {self.pull.stream}: a collector ended by itself"
+        return super().problem
 
     async def stop(self, deadline_s: float) -> None:
         """Stop pulling, let the running batch end, give the rest back."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,14 +12,12 @@ from nats import errors as nats_errors  # noqa: TID251 - this module is the wrap
 
 from hatchery_common.bus.client import DirectClient
 from hatchery_common.bus.errors import BusUnavailable
-from hatchery_common.bus.listening import HIDDEN, Listening, Raw, Receive
+from hatchery_common.bus.listening import HIDDEN, Listening, Listenings, Raw, Receive
+from hatchery_common.bus.violations import Violations
 from hatchery_common.errors import InvalidInput, Refused
 
 log = structlog.get_logger("hatchery.bus")
 _LOST_AFTER_TIMEOUTS = 3
-_ANSWER_REFUSED_S = (
-    10.0  # how long a refused answer counts as a missing right; a lasting one shows again with the next answer
-)
 
 
 class NoResponders(BusUnavailable):
@@ -32,23 +29,23 @@ class NoResponders(BusUnavailable):
 class Connection:
     """The connection of one service (its nkey, its inbox prefix); every wait has a deadline."""
 
-    def __init__(self, url: str, name: str, seed: str | None = None) -> None:
+    def __init__(self, url: str, name: str, seed: str | None = None, *, ask_again_s: float = 10.0) -> None:
         self.url = url
         self.name = name
         self._seed = seed
         self._client = DirectClient()
-        self._listening: list[Listening] = []
+        self._violations = Violations(name)
+        self._listening = Listenings(self._violations)
         self._reconnected: list[Callable[[], None]] = []
         self._closing = False
         self._down_since: float | None = None
         self._last_error = ""
-        self._violation: str | None = None
-        self._violation_until = 0.0
-        self.violations = 0  # how often the server refused a subject, for probes
         self.session = 0  # grows whenever the connection is lost: what the server knew of us is forgotten then
         self._refused: asyncio.Future[str] | None = None
         self._timeouts = 0
         self._checking = False
+        self._ask_again_s = ask_again_s
+        self._asking_again = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self, timeout_s: float = 10.0) -> None:
@@ -109,14 +106,17 @@ class Connection:
         """Whether the server can be spoken to now."""
         return self._client.is_connected
 
+    @property
+    def violations(self) -> int:
+        """How often the server refused a subject, for probes."""
+        return self._violations.count
+
     def problem(self) -> str | None:
         """What is wrong with this connection, in one sentence."""
-        if self._violation is not None and time.monotonic() < self._violation_until:
-            return self._violation
         if not self.connected:
             seconds = 0.0 if self._down_since is None else time.monotonic() - self._down_since
             return f"not connected to the bus for {seconds:.0f} s: {self._last_error or 'connection lost'}"
-        return None
+        return self._violations.problem()
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """Call this after each reconnect: what happened in between was not heard."""
@@ -185,18 +185,15 @@ class Connection:
         return await self._listen(Listening(subject, "", None, receive))
 
     async def _listen(self, listening: Listening) -> Listening:
-        self._listening.append(listening)
         try:
-            await listening.attach(self._client)
+            await self._listening.add(listening, self._client)
         except HIDDEN as error:
-            self._listening.remove(listening)
             raise BusUnavailable(f"cannot listen on {listening.subject}: {error or type(error).__name__}") from error
         return listening
 
     async def unsubscribe(self, listening: Listening, *, drain: bool = False) -> None:
         """Stop listening, with `drain` only after what is on its way has been received."""
-        if listening in self._listening:
-            self._listening.remove(listening)
+        self._listening.forget(listening)
         await (listening.drain() if drain else listening.stop())
 
     async def flush(self, timeout_s: float = 2.0) -> None:
@@ -208,26 +205,33 @@ class Connection:
 
     async def _on_error(self, error: Exception) -> None:
         text = str(error) or type(error).__name__
-        if "permissions violation" in text.lower():
-            self.violations += 1
-            self._violation = f"{self.name} may not do this on the bus: {text.removeprefix('nats: ')}"
-            is_answer = '"_inbox_' in text.lower()  # nats-py gives the text in lower case
-            self._violation_until = time.monotonic() + _ANSWER_REFUSED_S if is_answer else math.inf
+        if self._violations.note(text):
             log.error("bus.permission_violation", service=self.name, error=text)
+            if not self._asking_again and self._listening.refused():
+                self._asking_again = True
+                self._spawn(self._ask_again())
         elif text != self._last_error:  # a dead server fails five dials a second: say each reason once
             log.warning("bus.error", service=self.name, error=text)
         self._last_error = text
         if "authorization violation" in text.lower() and self._refused is not None and not self._refused.done():
             self._refused.set_result(text.removeprefix("nats: "))
 
+    async def _ask_again(self) -> None:
+        """Subscribe again to what was refused, until it is granted, as after a reload of the server's rights."""
+        while self._listening.refused():
+            await asyncio.sleep(self._ask_again_s)
+            if self.connected:
+                await self._listening.ask_again(self._client)
+        self._asking_again = False
+
     async def _on_disconnected(self) -> None:
         self.session += 1
+        self._violations.forget()
         if self._down_since is None:
             self._down_since = time.monotonic()
 
     async def _on_reconnected(self) -> None:
         self._down_since = None
-        self._violation = None  # rights are those of the new session; a lasting violation shows again at its next use
         self._last_error = ""
         self._timeouts = 0
         log.info("bus.reconnected", service=self.name)
@@ -274,8 +278,7 @@ class Connection:
         self._client = DirectClient()
         try:
             await self._connect(self._client)
-            for listening in list(self._listening):
-                await listening.attach(self._client)
+            await self._listening.attach_all(self._client)
         except HIDDEN as error:
             log.warning("bus.reopen_failed", service=self.name, error=str(error) or type(error).__name__)
             await self._quiet(self._client)  # half attached, it would go on to hand messages over beside the next one

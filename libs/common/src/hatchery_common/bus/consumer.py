@@ -11,7 +11,7 @@ from hatchery_common.bus.delivery import Subscription
 from hatchery_common.bus.intake import Intake
 from hatchery_common.bus.lanes import Lanes
 from hatchery_common.bus.publisher import Publisher
-from hatchery_common.bus.quarantine import Quarantine
+from hatchery_common.bus.quarantine import Trial
 from hatchery_common.bus.registry import Registry
 
 
@@ -28,12 +28,12 @@ class Consumer(Intake):
         *,
         settings: ConsumerSettings,
         on_dead: OnDead | None,
-        quarantine: Quarantine | None = None,
+        trial: Trial | None = None,
     ) -> None:
         registry = Registry(subscription.message for subscription in subscriptions)
         super().__init__(connection, registry, stream, durable, settings, outstanding=settings.outstanding)
         self._by_type: Mapping[str, Subscription] = {s.message.message_type(): s for s in subscriptions}
-        self._attempts = Attempts(connection, publisher, durable, settings, on_dead, quarantine, self.release)
+        self._attempts = Attempts(connection, publisher, durable, settings, on_dead, trial, self.release)
         self._lanes: Lanes[Held] = Lanes(self._attempts.run, concurrency=settings.concurrency)
 
     def accept(self, held: Held) -> None:

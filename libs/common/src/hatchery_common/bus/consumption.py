@@ -14,7 +14,7 @@ from hatchery_common.bus.deadletter import OnDead
 from hatchery_common.bus.delivery import BatchSubscription, Subscription
 from hatchery_common.bus.errors import UndeclaredMessage
 from hatchery_common.bus.publisher import Publisher
-from hatchery_common.bus.quarantine import Quarantine
+from hatchery_common.bus.quarantine import Trial
 from hatchery_common.bus.registry import durable_name, stream_of
 from hatchery_common.contracts.base import Message
 from hatchery_common.errors import SetupError
@@ -39,7 +39,7 @@ class Consumption:
         """The first trouble of any of them."""
         if self.stopped:
             return None
-        return next((consumer.pull.problem for consumer in self._consumers if consumer.pull.problem), None)
+        return next((consumer.problem for consumer in self._consumers if consumer.problem), None)
 
     async def stop(self, deadline_s: float = 10.0) -> None:
         """Drain: stop pulling, let running handlers end within the deadline, give the rest back; again is nothing."""
@@ -56,7 +56,7 @@ def lanes(
     subscriptions: Sequence[Subscription],
     settings: ConsumerSettings,
     on_dead: OnDead | None,
-    quarantine: Quarantine | None,
+    trial: Trial | None,
 ) -> Consumption:
     """One consumer with lanes per stream, for all declared messages that do not come in batches."""
     wanted = [message for message in service.consumes if message not in service.batched]
@@ -75,7 +75,7 @@ def lanes(
                 chosen,
                 settings=settings,
                 on_dead=on_dead,
-                quarantine=quarantine,
+                trial=trial,
             )
             for stream, chosen in by_stream.items()
         ]
@@ -89,7 +89,7 @@ def batched(
     batches: Sequence[BatchSubscription],
     settings: ConsumerSettings,
     on_dead: OnDead | None,
-    quarantine: Quarantine | None,
+    trial: Trial | None,
 ) -> Consumption:
     """One batch consumer per stream, for the declared `batched` messages."""
     wanted = [message for message in service.consumes if message in service.batched]
@@ -111,7 +111,7 @@ def batched(
                 chosen,
                 settings=settings,
                 on_dead=on_dead,
-                quarantine=quarantine,
+                trial=trial,
             )
             for stream, chosen in by_stream.items()
         ]

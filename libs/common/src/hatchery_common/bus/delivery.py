@@ -35,7 +35,11 @@ class Delivery(NamedTuple, Generic[M]):
 
 @dataclass(frozen=True)
 class Subscription:
-    """One message type and its handler; messages of one lane (default: the aggregate's id) are handled in order."""
+    """One message type and its handler; messages of one lane (default: the aggregate's id) are handled in order.
+
+    That holds within one life of a process. What a killed one held comes again after the wait for its acknowledgement, and
+    newer messages of the lane may be delivered before: order across lives is the handler's, by version or generation.
+    """
 
     message: type[Message]
     handler: Callable[[Delivery[Any]], Awaitable[None]]

@@ -19,7 +19,7 @@ from hatchery_common.bus.envelope import Encoded, encode
 from hatchery_common.bus.errors import BusUnavailable, UndeclaredMessage
 from hatchery_common.bus.jetstream import JetStream, StreamState
 from hatchery_common.bus.publisher import OutgoingRow, Publisher
-from hatchery_common.bus.quarantine import Quarantine
+from hatchery_common.bus.quarantine import Trial
 from hatchery_common.bus.registry import Registry
 from hatchery_common.bus.routes import Routes
 from hatchery_common.bus.threadlog import ThreadLog
@@ -129,11 +129,11 @@ class Bus:
         subscriptions: Sequence[Subscription],
         *,
         on_dead: OnDead | None = None,
-        quarantine: Quarantine | None = None,
+        trial: Trial | None = None,
     ) -> Consumption:
         """Consume all declared messages that do not come in batches, in lanes, until the consumption is stopped."""
         return await self._started(
-            lanes(self._connection, self._publisher, self.service, subscriptions, self._settings, on_dead, quarantine)
+            lanes(self._connection, self._publisher, self.service, subscriptions, self._settings, on_dead, trial)
         )
 
     async def subscribe_batches(
@@ -141,11 +141,11 @@ class Bus:
         batches: Sequence[BatchSubscription],
         *,
         on_dead: OnDead | None = None,
-        quarantine: Quarantine | None = None,
+        trial: Trial | None = None,
     ) -> Consumption:
         """Consume the declared `batched` messages until the consumption is stopped; only the owner should."""
         return await self._started(
-            batched(self._connection, self._publisher, self.service, batches, self._settings, on_dead, quarantine)
+            batched(self._connection, self._publisher, self.service, batches, self._settings, on_dead, trial)
         )
 
     async def _started(self, consumption: Consumption) -> Consumption:

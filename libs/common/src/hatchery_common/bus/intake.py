@@ -78,6 +78,11 @@ class Intake:
         self._held.pop(held.place.sequence, None)
         self.pull.release()
 
+    @property
+    def problem(self) -> str | None:
+        """What keeps this durable from being worked on, in one sentence."""
+        return self.pull.problem
+
     def held(self) -> list[Held]:
         """All messages held now."""
         return list(self._held.values())
@@ -103,6 +108,8 @@ class Intake:
     async def _sweep_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self._sweep_s)
+            if not self._connection.connected:
+                continue  # each word would wait in memory for the next connection, which has no use for it
             for held in self.held():
                 self._say(held, b"+WPI")
 

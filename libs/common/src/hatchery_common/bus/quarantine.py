@@ -32,7 +32,7 @@ class Quarantine(Protocol):
 
 
 class Trial:
-    """Handles the suspects of one consumer, one after the other."""
+    """Handles the suspects of one service, one after the other, whichever durable they come from."""
 
     def __init__(self, quarantine: Quarantine) -> None:
         self._quarantine = quarantine

@@ -16,6 +16,7 @@ from hatchery_common.bus.errors import BusUnavailable, RemoteError
 from hatchery_common.bus.listening import Listening, Raw
 from hatchery_common.contracts.base import Rpc
 from hatchery_common.errors import HatcheryError
+from hatchery_common.guard import guarded
 
 log = structlog.get_logger("hatchery.bus")
 ERROR_HEADER = "Hatchery-Error"
@@ -86,7 +87,7 @@ class RpcServer:
     async def _answer(self, rpc: Rpc[Any, Any], handler: Answer, raw: Raw, session: int) -> None:
         try:
             request = rpc.request.model_validate_json(raw.data)
-            response = await handler(request)
+            response = await guarded(handler(request), raw.subject)
             await self._connection.answer(raw.reply, response.model_dump_json().encode(), session=session)
         except ValidationError as error:
             faults = f"not a request of {raw.subject}: {error.error_count()} faults"

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from hatchery_common.bus import BatchSubscription, Bus, Delivery, Subscription
+from hatchery_common.bus import BatchSubscription, Bus, Delivery, Subscription, Trial
 from hatchery_common.contracts.accounts import OpenAccount
 from hatchery_common.database import Database
 from hatchery_common.quarantine import SqlQuarantine
@@ -36,7 +36,7 @@ async def live(nats_url: str, database_url: str, *, batches: bool) -> None:
 
     settings = dataclasses.replace(QUICK, ack_wait_s=ACK_WAIT_S, concurrency=1)
     async with Bus.open(nats_url, declared, settings=settings) as bus:
-        hooks: dict[str, Any] = {"on_dead": database.mark_dead, "quarantine": SqlQuarantine(database)}
+        hooks: dict[str, Any] = {"on_dead": database.mark_dead, "trial": Trial(SqlQuarantine(database))}
         if batches:
             await bus.subscribe_batches([BatchSubscription((OpenAccount,), handle_all)], **hooks)
         else:

@@ -41,9 +41,7 @@ class NatsServer:
 
     def start(self) -> NatsServer:
         """Start and wait until the port answers."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        config = self.directory / "nats.conf"
-        config.write_text(self._config())
+        config = self.write_config()
         log = (self.directory / "nats.log").open("ab")
         with log:
             self._process = subprocess.Popen(
@@ -51,6 +49,13 @@ class NatsServer:
             )
         self.wait()
         return self
+
+    def write_config(self) -> Path:
+        """Write what it shall read at its start, or again at SIGHUP."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        config = self.directory / "nats.conf"
+        config.write_text(self._config())
+        return config
 
     def stop(self) -> None:
         """Ask it to end, insist after five seconds."""
