@@ -10,6 +10,8 @@ SetupError (hatchery_common)
 ├── NpmUnreachable     the npm registry does not answer
 ├── InstallFailed      an installation ended wrong for another reason
 ├── ServerFailed       an embedded server or the services did not start
+├── DatabaseRefused    Postgres refuses the administrator's login, or lacks the database
+├── PrepareFailed      the database or the bus could not be prepared, for a reason that has no code
 └── StateDamaged       a file of the data directory does not hold what it should
 """
 
@@ -70,6 +72,18 @@ class ServerFailed(SetupError):
     """An embedded server or the services did not start."""
 
     code = "server_failed"
+
+
+class DatabaseRefused(SetupError):
+    """Postgres refuses the administrator's login, or lacks the database."""
+
+    code = "database_refused"
+
+
+class PrepareFailed(SetupError):
+    """The database or the bus could not be prepared, for a reason that has no code of its own."""
+
+    code = "prepare_failed"
 
 
 class StateDamaged(SetupError):

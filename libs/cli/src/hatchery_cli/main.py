@@ -7,11 +7,14 @@ import importlib.util
 import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
+
+if TYPE_CHECKING:
+    from hatchery_common.errors import HatcheryError
 
 # name -> one line of help; the code of `x-y` is hatchery_cli.commands.x_y with a Typer called `app`.
 COMMANDS: dict[str, str] = {
@@ -83,12 +86,19 @@ def report(error: Any, *, as_json: bool) -> None:
         typer.echo(f"  → {error.hint}", err=True)
 
 
+def failed(error: HatcheryError, *, as_json: bool) -> int:
+    """Print a typed error; returns the exit code that belongs to it."""
+    from hatchery_common.errors import SettingsWrong
+
+    report(error, as_json=as_json)
+    return os.EX_CONFIG if isinstance(error, SettingsWrong) else 1
+
+
 def run() -> None:
     """Entry point of the console script."""
-    from hatchery_common.errors import HatcheryError, SettingsWrong
+    from hatchery_common.errors import HatcheryError
 
     try:
         build()(prog_name=os.environ.get("HATCHERY_PROG", "hatchery"))
     except HatcheryError as error:
-        report(error, as_json="--json" in sys.argv)
-        sys.exit(os.EX_CONFIG if isinstance(error, SettingsWrong) else 1)
+        sys.exit(failed(error, as_json="--json" in sys.argv))

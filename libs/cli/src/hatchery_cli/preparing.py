@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -21,6 +21,7 @@ from hatchery_common.service import Service
 from hatchery_cli.embedded import nats
 from hatchery_cli.embedded.layout import Choices, Layout
 from hatchery_cli.embedded.stack import database_url, nats_url
+from hatchery_cli.errors import DatabaseRefused
 from hatchery_cli.rendering import authorization, nkey_seed, role_password, role_url, write_secrets
 
 _RELOAD_S = 10.0
@@ -45,7 +46,7 @@ async def create_database(admin_url: str) -> None:
     """Create the database that the URL names, if it is not there."""
     parts = urlsplit(admin_url)
     name = parts.path.lstrip("/")
-    with translated("creating the database"):
+    with translated("creating the database"), refused_login(admin_url):
         connection = await asyncpg.connect(urlunsplit(parts._replace(path="/postgres")), timeout=10)
     try:
         if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
@@ -54,9 +55,26 @@ async def create_database(admin_url: str) -> None:
         await connection.close(timeout=5)
 
 
+@contextmanager
+def refused_login(url: str) -> Generator[None]:
+    """Turn Postgres' answers to a wrong login and to a missing database into DatabaseRefused; other errors pass."""
+    parts = urlsplit(url)
+    place = f"{parts.hostname}:{parts.port or 5432}"
+    check = "check --database-url (or HATCHERY_ADMIN_DATABASE_URL)"
+    try:
+        yield
+    except asyncpg.InvalidAuthorizationSpecificationError as error:
+        raise DatabaseRefused(
+            f"Postgres at {place} refuses the login: {error}", hint=f"{check}: user and password"
+        ) from error
+    except asyncpg.InvalidCatalogNameError as error:
+        raise DatabaseRefused(f"Postgres at {place}: {error}", hint=f"create the database first, or {check}") from error
+
+
 async def migrate_databases(root: bytes, services: Sequence[Service], admin_url: str) -> list[SchemaVersion]:
     """Roles and schemas, then each service's migrations; returns what each schema is at."""
-    await ensure_roles(admin_url, {one.schema: role_password(root, one.schema) for one in services if one.schema})
+    with refused_login(admin_url):
+        await ensure_roles(admin_url, {one.schema: role_password(root, one.schema) for one in services if one.schema})
     done: list[SchemaVersion] = []
     for service in services:
         if service.schema is not None and service.migrations is not None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from hatchery_common.run import installed_services, run_services
 
 from hatchery_cli.embedded.layout import Layout
 from hatchery_cli.embedded.stack import environment
-from hatchery_cli.main import report
+from hatchery_cli.embedded.supervisor import ended
+from hatchery_cli.errors import PrepareFailed
+from hatchery_cli.main import failed
 from hatchery_cli.preparing import prepare as prepare_stack
 
 _PATIENCE_S = 8.0
@@ -39,18 +42,34 @@ def _prepare_apart(stack: Path, given: Mapping[str, str]) -> None:
     """Prepare in a child of its own: what it learns of the root key and of others' passwords must not stay in a service."""
     child = os.fork()
     if child == 0:
+        status = 1
         try:
-            asyncio.run(_prepare(stack, given))
-            os._exit(0)
-        except HatcheryError as error:
-            report(error, as_json=False)
+            status = _prepare_and_tell(stack, given)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(1)
+            os._exit(status)
     _, status = os.waitpid(child, 0)
-    if status != 0:
-        raise SetupError("the database or the bus could not be prepared", hint="see the lines above")
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        raise PrepareFailed(f"the preparation {ended(code)}", hint="start again; if that repeats, look at the memory")
+    if code != 0:
+        sys.exit(code)  # the child has said why
+
+
+def _prepare_and_tell(stack: Path, given: Mapping[str, str]) -> int:
+    """Prepare; returns the exit code, after telling why it is not 0."""
+    try:
+        asyncio.run(_prepare(stack, given))
+    except HatcheryError as error:
+        return failed(error, as_json=False)
+    except Exception as error:  # noqa: BLE001 - this process ends here, and whatever ends it must be told
+        traceback.print_exc()
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        message = f"the database or the bus could not be prepared: {type(error).__name__}: {error}"
+        return failed(PrepareFailed(message, hint="see the lines above"), as_json=False)
+    return 0
 
 
 async def _prepare(stack: Path, given: Mapping[str, str]) -> None:
@@ -83,7 +102,8 @@ async def _patiently(work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except* HatcheryError as several:
-            first = several.exceptions[0]
+            refused = [one for one in several.exceptions if not isinstance(one, DependencyUnavailable)]
+            first = (refused or several.exceptions)[0]
         else:
             return
         if not isinstance(first, DependencyUnavailable) or asyncio.get_running_loop().time() > end:
