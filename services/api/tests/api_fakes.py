@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -62,12 +63,17 @@ class FakeCalls:
         self.threads: dict[str, tuple[str, ThreadView]] = {}
         self.submitted: list[Any] = []
         self.fail: Exception | None = None
+        self.lost: Exception | None = None  # instead of the answer, after the call had its effect
         self._logs = logs
 
     async def call(self, rpc: Any, request: Any, *, timeout_ms: int | None = None) -> Any:
         if self.fail is not None:
             raise self.fail
-        return getattr(self, f"_{rpc.method}")(request)
+        await asyncio.sleep(0.01)  # others get their turn, as with a real bus
+        answer = getattr(self, f"_{rpc.method}")(request)
+        if self.lost is not None:
+            raise self.lost
+        return answer
 
     def _summary(self, request: Any) -> SummaryResponse:
         return SummaryResponse(tenant=request.tenant, opened=True, balance_micro=4_990_000)
@@ -92,6 +98,8 @@ class FakeCalls:
 
     def _submit_message(self, request: Any) -> SubmitMessageResponse:
         view = self._get_thread(request)
+        if any(one.run_id == request.run_id for one in self.submitted):
+            return self._submitted(request, view, "known")
         self.submitted.append(request)
         place = (request.tenant, request.thread_id)
         data = {"message_id": request.message_id, "text": request.text}
@@ -99,9 +107,12 @@ class FakeCalls:
         self._logs.add(*place, ThreadEntryType.TEXT_DELTA, request.run_id, text="hello", attempt=1)
         self._logs.add(*place, ThreadEntryType.MESSAGE_ASSISTANT, request.run_id, text="hello you", attempt=1)
         self._logs.add(*place, ThreadEntryType.RUN_FINISHED, request.run_id, duration_ms=5)
+        return self._submitted(request, view, "accepted")
+
+    def _submitted(self, request: Any, view: ThreadView, status: Any) -> SubmitMessageResponse:
         return SubmitMessageResponse(
             thread_id=request.thread_id, run_id=request.run_id, message_id=request.message_id,
-            instance_id=view.instance_id,
+            instance_id=view.instance_id, status=status,
         )  # fmt: skip
 
 

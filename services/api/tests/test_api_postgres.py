@@ -170,6 +170,19 @@ async def test_a_stale_owner_marks_nothing(store):
     assert await sweeper.mark_overdue(**tools) == 1
 
 
+async def test_equal_posts_at_once_are_one_run_and_one_command(open_world, database, store):
+    async with open_world(store) as world:
+        await world.client.post("/api/openclaw/instance", headers=ME)
+        thread = (await world.client.post("/api/threads", headers=ME)).json()["data"]["thread_id"]
+        path, headers = f"/api/threads/{thread}/messages", {**ME, "Idempotency-Key": "k"}
+        answers = await asyncio.gather(
+            *(world.client.post(path, headers=headers, json={"text": "hi"}) for _ in range(6))
+        )
+        assert {answer.status_code for answer in answers} == {202}
+        assert len({answer.json()["data"]["run_id"] for answer in answers}) == 1
+        assert len(world.calls.submitted) == len(await sent(database, "post")) == await count(database, "runs") == 1
+
+
 async def test_a_provision_costs_one_look_and_one_short_transaction(open_world, database, store):
     statements, commits = [], []
     engine = database.engine.sync_engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -60,12 +61,39 @@ async def test_a_message_is_accepted_once(world, thread):
     data = first.json()["data"]
     assert (await world.client.post(path, headers=headers, json={"text": "Guten Tag!"})).json()["data"] == data
     assert (await world.client.post(path, headers=headers, json={"text": "ho"})).status_code == 422
-    posts = [(sent_id, one) for sent_id, one in world.store.sent if isinstance(one, PostMessage)]
-    assert [sent_id for sent_id, _ in posts] == [data["run_id"]]
-    assert "Guten Tag!" not in posts[0][1].model_dump_json().replace(thread, "")
+    assert [sent_id for sent_id, _ in posts(world)] == [data["run_id"]]
+    assert "Guten Tag!" not in posts(world)[0][1].model_dump_json().replace(thread, "")
     assert len(world.calls.submitted) == 1
     assert (await world.client.get(f"/api/runs/{data['run_id']}", headers=ME)).json()["data"]["status"] == "queued"
     assert (await world.client.get(f"/api/runs/{data['run_id']}", headers=OTHER)).status_code == 404
+
+
+def posts(world):
+    return [(sent_id, one) for sent_id, one in world.store.sent if isinstance(one, PostMessage)]
+
+
+async def test_equal_requests_at_once_are_one_message(world, thread):
+    headers, path = {**ME, "Idempotency-Key": "m2"}, f"/api/threads/{thread}/messages"
+    both = (world.client.post(path, headers=headers, json={"text": "hi"}) for _ in range(2))
+    answers = await asyncio.gather(*both)
+    assert [answer.status_code for answer in answers] == [202, 202]
+    assert answers[0].json()["data"] == answers[1].json()["data"]
+    assert {one.run_id for one in world.calls.submitted} == {answers[0].json()["data"]["run_id"]}
+    assert len(posts(world)) == 1
+
+
+@pytest.mark.parametrize("how", ["never asked", "answer lost"])
+async def test_a_repeat_after_a_failure_on_the_way_is_the_same_message(world, thread, how):
+    headers, path = {**ME, "Idempotency-Key": "m3"}, f"/api/threads/{thread}/messages"
+    away = BusUnavailable("nobody answers")
+    world.calls.fail, world.calls.lost = (away, None) if how == "never asked" else (None, away)
+    assert (await world.client.post(path, headers=headers, json={"text": "hi"})).status_code == 503
+    begun = [one.run_id for one in world.calls.submitted]
+    world.calls.fail = world.calls.lost = None
+    assert (await world.client.post(path, headers=headers, json={"text": "other"})).status_code == 422
+    data = (await world.client.post(path, headers=headers, json={"text": "hi"})).json()["data"]
+    assert [one.run_id for one in world.calls.submitted] == [data["run_id"]] == (begun or [data["run_id"]])
+    assert [sent_id for sent_id, _ in posts(world)] == [data["run_id"]]
 
 
 async def test_a_log_is_read_from_any_place(world, thread):

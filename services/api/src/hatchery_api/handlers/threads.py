@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hatchery_common.clock import Clock, to_ms
 from hatchery_common.contracts.threads import (
@@ -110,30 +110,52 @@ async def _named_thread(tenant: str, instance: str, name: str, *, calls: Calls, 
 
 
 async def post_message(post: Post, *, calls: Calls, store: Store, clock: Clock) -> Posted:
-    """Accept a message: the agent holds its text before the command that makes it a run is committed."""
-    refs = await _seen(post.key, store)
-    if refs is not None:
-        return _posted(refs)
-    run_id, message_id = new_id("run"), new_id("msg")
+    """Accept a message: the agent holds its text before the command that makes it a run is committed.
+
+    A key names the run before anything is submitted. Repeats, also those at the same time or after a crash between two steps, go
+    on under its ids: the agent takes a run once, and the command is committed once.
+    """
+    begun = await _begun(post, store=store, now_ms=to_ms(clock.now()))
+    if begun.replayed:
+        return begun
     submitted = await calls.call(
         SUBMIT_MESSAGE,
         SubmitMessageRequest(
-            tenant=post.tenant, thread_id=post.thread_id, run_id=run_id, message_id=message_id, text=post.text
+            tenant=post.tenant,
+            thread_id=begun.thread_id,
+            run_id=begun.run_id,
+            message_id=begun.message_id,
+            text=post.text,
         ),
     )
     reach("api.after_submit")
-    posted = Posted(submitted.thread_id, run_id, submitted.message_id, submitted.instance_id)
+    posted = replace(begun, instance_id=submitted.instance_id)
     posted = await _commit(post, posted, store=store, now_ms=to_ms(clock.now()))
     reach("api.after_post_commit")
     return posted
+
+
+async def _begun(post: Post, *, store: Store, now_ms: int) -> Posted:
+    """The ids to submit under, without an instance yet; where the key's command is committed, what it stands for."""
+    fresh = Posted(post.thread_id, new_id("run"), new_id("msg"), "")
+    if post.key is None:
+        return fresh
+    async with store.begin() as work:
+        remembered = await work.keys.take(post.key, now_ms)
+        if remembered is not None:
+            return _posted(check_key(post.key, remembered))
+        await work.keys.settle(post.key, _refs(fresh))
+    reach("api.after_post_key")
+    return fresh
 
 
 async def _commit(post: Post, posted: Posted, *, store: Store, now_ms: int) -> Posted:
     async with store.begin() as work:
         if post.key is not None:
             remembered = await work.keys.take(post.key, now_ms)
-            if remembered is not None:
-                return _posted(check_key(post.key, remembered))
+            done = _posted(check_key(post.key, remembered)) if remembered else None
+            if done is not None and done.replayed:
+                return done
             await work.keys.settle(post.key, _refs(posted))
         await work.runs.put(
             Run(posted.run_id, post.tenant, posted.thread_id, posted.instance_id, "queued", 0, now_ms, now_ms)
@@ -174,4 +196,4 @@ def _posted(refs: dict[str, str | None]) -> Posted:
     thread_id, run_id, message_id, instance_id = (
         refs.get(name) or "" for name in ("thread_id", "run_id", "message_id", "instance_id")
     )
-    return Posted(thread_id, run_id, message_id, instance_id, replayed=True)
+    return Posted(thread_id, run_id, message_id, instance_id, replayed=bool(instance_id))
