@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -43,6 +43,11 @@ class Sample:
             "EVT",
             self.sequence,
         )
+
+    async def on_stream(self, deliveries: Sequence[Delivery[Any]]) -> AsyncIterator[Delivery[Any]]:
+        """The deliveries as a reader of the stream meets them."""
+        for delivery in sorted(deliveries, key=lambda each: each.sequence):
+            yield delivery
 
     def grant(
         self, tenant: str = "ta", amount: int = 5_000_000, period: str = "2026-11", **more: Any

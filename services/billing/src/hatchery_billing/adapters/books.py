@@ -13,7 +13,7 @@ from hatchery_common.contracts.instances import InstanceMetered
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from hatchery_billing.adapters import sql
-from hatchery_billing.adapters.bulk import add_up, insert_rows, overwrite
+from hatchery_billing.adapters.bulk import add_up, among, insert_rows, overwrite, pair_among
 from hatchery_billing.domain.accounts import SYSTEM_KINDS, Account, AccountKind, Bucket, bucket_id, credits_of
 from hatchery_billing.domain.book import Applied, Book, Fact, Outcome, Transaction
 from hatchery_billing.domain.flaws import flaw
@@ -98,7 +98,7 @@ async def _fresh(connection: AsyncConnection, facts: Sequence[Fact]) -> list[Fac
 
 
 async def _column(connection: AsyncConnection, column: sa.Column[str], values: Iterable[str]) -> list[str]:
-    return list((await connection.execute(sa.select(column).where(column.in_(sorted(values))))).scalars())
+    return list((await connection.execute(sa.select(column).where(among(column, values)))).scalars())
 
 
 def _only(kind: type[_T], row: Mapping[Any, Any]) -> _T:
@@ -122,24 +122,23 @@ async def _load(connection: AsyncConnection, facts: Sequence[Fact]) -> Book:
     names = sorted({(key.kind.value, key.name) for event in events if (key := price_key(event))})
     ids = sorted([*owners, *(kind.value for kind in SYSTEM_KINDS)])
     c = sql.accounts.c
-    found = await _rows(connection, sa.select(sql.accounts).where(c.id.in_(ids)).order_by(c.id).with_for_update())
+    found = await _rows(connection, sa.select(sql.accounts).where(among(c.id, ids)).order_by(c.id).with_for_update())
     book = Book(accounts={row["id"]: _account(row) for row in found})
     b = sql.buckets.c
-    spendable = sa.and_(b.account_id.in_(owners), b.remaining > 0)
-    for row in await _rows(connection, sa.select(sql.buckets).where(sa.or_(spendable, b.id.in_(granted)))):
+    spendable = sa.and_(among(b.account_id, owners), b.remaining > 0)
+    for row in await _rows(connection, sa.select(sql.buckets).where(sa.or_(spendable, among(b.id, granted)))):
         book.buckets[row["id"]] = _only(Bucket, row)
     if boots:
-        key = sa.tuple_(sql.boots.c.instance_id, sql.boots.c.boot_id)
-        for row in await _rows(connection, sa.select(sql.boots).where(key.in_(boots))):
+        these = pair_among(sql.boots.c.instance_id, sql.boots.c.boot_id, boots)
+        for row in await _rows(connection, sa.select(sql.boots).where(these)):
             book.boots[row["instance_id"], row["boot_id"]] = _only(Boot, row)
     if calls:
-        for row in await _rows(
-            connection, sa.select(sql.calls).where(sql.calls.c.call_id.in_(calls)).with_for_update()
-        ):
+        these = among(sql.calls.c.call_id, calls)
+        for row in await _rows(connection, sa.select(sql.calls).where(these).with_for_update()):
             book.calls[row["call_id"]] = _only(Call, {**row, "state": CallState(row["state"])})
     if names:
-        key = sa.tuple_(sql.prices.c.kind, sql.prices.c.name)
-        rows = await _rows(connection, sa.select(sql.prices).where(key.in_(names)))
+        these = pair_among(sql.prices.c.kind, sql.prices.c.name, names)
+        rows = await _rows(connection, sa.select(sql.prices).where(these))
         book.prices = PriceBook(price_of(row) for row in rows)
     return book
 

@@ -1,15 +1,17 @@
-"""Many rows in one statement: one JSON parameter, typed by the table itself.
+"""Many rows in one statement: written by one JSON parameter, typed by the table itself, and found by one array of keys.
 
-One statement, not executemany: the trigger that checks sums sees a transaction's postings together.
+One statement, not executemany: the trigger that checks sums sees a transaction's postings together. One array, not a list of
+parameters: a statement takes 32,767 of those.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 
@@ -30,6 +32,23 @@ async def insert_rows(
         f"FROM jsonb_populate_recordset(NULL::{table.name}, CAST(:rows AS jsonb)) {conflict}"
     )
     await connection.execute(statement, {"rows": json.dumps([dict(row) for row in rows])})
+
+
+def among(column: sa.ColumnElement[str], values: Iterable[str]) -> sa.ColumnElement[bool]:
+    """The condition that a text is one of these, however many."""
+    return column == sa.any_(_array(values))
+
+
+def pair_among(
+    first: sa.ColumnElement[str], second: sa.ColumnElement[str], pairs: Sequence[tuple[str, str]]
+) -> sa.ColumnElement[bool]:
+    """The condition that two texts are one of these pairs, however many."""
+    wanted = sa.func.unnest(_array(one for one, _ in pairs), _array(other for _, other in pairs))
+    return sa.tuple_(first, second).in_(sa.select(sa.text("*")).select_from(wanted))
+
+
+def _array(values: Iterable[str]) -> sa.BindParameter[Any]:
+    return sa.bindparam(None, list(values), type_=ARRAY(sa.Text), unique=True)
 
 
 def overwrite(table: sa.Table, columns: Sequence[str]) -> str:

@@ -7,7 +7,6 @@ applied them (redeliveries may reorder a stream); what they did is computed anew
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from hatchery_billing.adapters import sql
 from hatchery_billing.adapters.books import apply_facts
+from hatchery_billing.audit.order import Order, runs
 from hatchery_billing.audit.reports import Finding, RebuildReport
 from hatchery_billing.domain.book import Fact
 from hatchery_billing.domain.prices import PriceKey
@@ -44,31 +44,6 @@ class _Recorded:
     async def quote(self, key: PriceKey, at_ms: int) -> Quote:
         self.missing.append(f"{key.kind}/{key.name}")
         return Quote("missing", None)
-
-
-class _Order:
-    """Hands events out in the order of their live positions, holding back those that came too early."""
-
-    def __init__(self, positions: dict[str, int]) -> None:
-        self._positions = positions
-        self._expected = 1
-        self._waiting: list[tuple[int, Fact]] = []
-        self._seen: set[str] = set()
-
-    def put(self, fact: Fact) -> None:
-        """Take an event in; the same one published again is passed over."""
-        if fact.event_id not in self._seen:
-            self._seen.add(fact.event_id)
-            heapq.heappush(self._waiting, (self._positions[fact.event_id], fact))
-
-    def ready(self, *, rest: bool = False) -> list[Fact]:
-        """The events whose turn it is; with `rest`, all that are left, over gaps."""
-        facts: list[Fact] = []
-        while self._waiting and (rest or self._waiting[0][0] == self._expected):
-            position, fact = heapq.heappop(self._waiting)
-            facts.append(fact)
-            self._expected = position + 1
-        return facts
 
 
 async def rebuild(database_url: str, events: AsyncIterator[Delivery[Any]]) -> RebuildReport:
@@ -129,7 +104,7 @@ class _Rebuild:
         await self._connection.execute(sa.text(statement))
 
     async def _replay(self, events: AsyncIterator[Delivery[Any]], positions: dict[str, int], reached: int) -> None:
-        order = _Order(positions)
+        order = Order(positions)
         batch: list[Fact] = []
         async for delivery in events:
             if delivery.id in positions:
@@ -145,19 +120,9 @@ class _Rebuild:
         await self._apply([*batch, *order.ready(rest=True)])
 
     async def _apply(self, facts: Sequence[Fact]) -> None:
-        """In their given order: a batch is sorted by sequence, so each run of rising sequences goes as one."""
-        run: list[Fact] = []
-        for fact in facts:
-            if run and fact.sequence <= run[-1].sequence:
-                await self._apply_run(run)
-                run = []
-            run.append(fact)
-        if run:
-            await self._apply_run(run)
-
-    async def _apply_run(self, run: Sequence[Fact]) -> None:
-        result = await apply_facts(self._connection, self._stream, run, source=self._prices, posted_at_ms=0)
-        self._replayed += sum(result.report.outcomes.values())
+        for run in runs(facts, most=_CHUNK):
+            result = await apply_facts(self._connection, self._stream, run, source=self._prices, posted_at_ms=0)
+            self._replayed += sum(result.report.outcomes.values())
 
     def _stream_findings(self, positions: dict[str, int]) -> list[Finding]:
         findings: list[Finding] = []
