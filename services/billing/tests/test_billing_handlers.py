@@ -85,3 +85,11 @@ async def test_an_event_that_cannot_be_charged_is_named():
     ledger.report = BatchReport({Outcome.UNPRICED: 1}, 0, (("evt_1", Outcome.UNPRICED, "model x has no price"),))
     await handlers.apply_events([Any], ledger=ledger, clock=FixedClock(LAST_SECOND), log=log)  # type: ignore[list-item]
     assert log.calls[0].kwargs == {"event_id": "evt_1", "outcome": "unpriced", "reason": "model x has no price"}
+
+
+async def test_a_call_that_ended_without_counts_is_alerted_like_one_that_never_ended():
+    ledger, log = NotingLedger(), CapturingLogger()
+    ledger.report = BatchReport({Outcome.POSTED: 1}, 0, (), (("evt_1", "call c1 ended without counts"),))
+    await handlers.apply_events([Any], ledger=ledger, clock=FixedClock(LAST_SECOND), log=log)  # type: ignore[list-item]
+    assert [(call.method_name, call.args) for call in log.calls] == [("error", ("billing.usage.unknown",))]
+    assert log.calls[0].kwargs == {"calls": 1, "event_id": "evt_1", "reason": "call c1 ended without counts"}

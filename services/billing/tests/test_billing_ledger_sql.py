@@ -183,6 +183,14 @@ async def test_silence_is_reported_once_and_a_late_record_still_counts(
     assert [line.kind for line in summary.lines] == ["model_usage", "usage_unknown", "usage_unknown", "model_usage"]
 
 
+async def test_a_record_without_counts_is_named_once(ledger: SqlLedger, sample: Any):
+    record = sample.delivery(sample.recorded("c1", usage_known=False))
+    first = await ledger.apply([sample.delivery(sample.opened("c1")), record], posted_at_ms=NOW)
+    again = await ledger.apply([record, sample.delivery(record.message)], posted_at_ms=NOW)
+    reason = "call c1 ended without the provider's token counts: not charged"
+    assert (first.unknown, again.unknown) == (((record.id, reason),), ())
+
+
 async def test_a_changed_price_takes_effect_after_the_notice(ledger: SqlLedger, database: Database, sample: Any):
     await database_epoch(database)
     await ledger.apply([sample.delivery(sample.metered(100))], posted_at_ms=NOW)

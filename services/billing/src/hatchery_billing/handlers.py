@@ -38,12 +38,14 @@ async def open_account(
 async def apply_events(
     deliveries: Sequence[Delivery[Any]], *, ledger: Ledger, clock: Clock, log: FilteringBoundLogger
 ) -> None:
-    """Apply a batch; an event that cannot be charged is listed and named, it never stops the others."""
+    """Apply a batch; an event that cannot be charged is named, it never stops the others; neither does one without counts."""
     if not deliveries:
         return
     report = await ledger.apply(deliveries, posted_at_ms=to_ms(clock.now()))
     for event_id, outcome, reason in report.unsound:
         log.error("billing.event.unsound", event_id=event_id, outcome=outcome.value, reason=reason)
+    for event_id, reason in report.unknown:
+        log.error("billing.usage.unknown", calls=1, event_id=event_id, reason=reason)
 
 
 async def grant_monthly(*, ledger: Ledger, settings: BillingSettings, clock: Clock, epoch: int) -> float | None:

@@ -32,6 +32,7 @@ class BatchReport:
     outcomes: dict[Outcome, int]
     repeated: int
     unsound: tuple[tuple[str, Outcome, str], ...]  # event id, outcome, reason
+    unknown: tuple[tuple[str, str], ...] = ()  # event id, and which call came without its counts
 
 
 @dataclass(frozen=True)

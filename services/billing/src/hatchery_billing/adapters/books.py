@@ -66,12 +66,11 @@ async def apply_facts(
 
 
 def _report(facts: Sequence[Fact], fresh: Sequence[Fact], applied: Sequence[Applied]) -> BatchReport:
-    unsound = tuple(
-        (fact.event_id, result.outcome, result.reason or "")
-        for fact, result in zip(fresh, applied, strict=True)
-        if result.outcome in UNSOUND
-    )
-    return BatchReport(dict(Counter(result.outcome for result in applied)), len(facts) - len(fresh), unsound)
+    both = list(zip(fresh, applied, strict=True))
+    unsound = [(fact.event_id, found.outcome, found.reason or "") for fact, found in both if found.outcome in UNSOUND]
+    unknown = [(fact.event_id, found.alert) for fact, found in both if found.alert is not None]
+    counts = Counter(found.outcome for found in applied)
+    return BatchReport(dict(counts), len(facts) - len(fresh), tuple(unsound), tuple(unknown))
 
 
 async def _lock_cursor(connection: AsyncConnection, stream: str) -> Cursor:

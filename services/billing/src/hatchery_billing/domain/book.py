@@ -54,10 +54,11 @@ class Fact:
 
 @dataclass(frozen=True)
 class Applied:
-    """What became of a fact."""
+    """What became of a fact: `reason` is kept with the event; `alert` is told to a person once, where counts are missing."""
 
     outcome: Outcome
     reason: str | None = None
+    alert: str | None = None
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,9 @@ def apply_recorded(book: Book, fact: Fact, event: UsageRecorded) -> Applied:
     call = _write(book, event)
     if not event.usage_known:
         call.state = CallState.UNKNOWN
-        _unknown_line(book, fact, call, event.ended_at_ms, "ended without the provider's token counts")
-        return Applied(Outcome.POSTED)
+        why = "ended without the provider's token counts"
+        _unknown_line(book, fact, call, event.ended_at_ms, why)
+        return Applied(Outcome.POSTED, alert=f"call {call.call_id} {why}: not charged")
     if event.outcome is UsageOutcome.FAILED and _tokens(call) == (0, 0, 0):
         call.state = CallState.UNSPENT  # whether its model has a price does not matter
         return Applied(Outcome.NOTED)
