@@ -1,6 +1,8 @@
-"""Where operators' tables are printed."""
+"""Where operators' tables are printed, and what `up` tells."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from rich.console import Console
 
@@ -13,3 +15,18 @@ def console() -> Console:
     if not made.is_terminal:
         made = Console(highlight=False, soft_wrap=True, width=_PIPED)
     return made
+
+
+class Patient(Console):
+    """A console whose caller goes on when nobody can be told: its terminal was closed, or the disk of its log is full."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print if that is possible."""
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            self._buffer.clear()
+
+    def on_broken_pipe(self) -> None:
+        """The reader went away; rich would end this process."""
+        self.quiet = True

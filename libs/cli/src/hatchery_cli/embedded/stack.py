@@ -25,6 +25,7 @@ from hatchery_cli.errors import AlreadyRunning
 _ROOM_MIB = 200
 _FIRST_UID = 60_000_000  # beyond what systems and container engines hand out
 _LOCK_ATTEMPTS = 4
+_HOUSEKEEPING_S = 10.0
 Changed = Callable[[str, Condition], None]
 
 
@@ -38,6 +39,7 @@ class Stack:
         self.state = StateFile(layout, choices)
         self._tell = changed
         self._supervisor = Supervisor(self._changed)
+        self._housekeeping: asyncio.Task[None] | None = None
 
     def _changed(self, name: str) -> None:
         condition = self._supervisor.conditions[name]
@@ -49,6 +51,7 @@ class Stack:
         settle(self.layout)
         require_ports(self._needed_ports())
         require_room(self.layout.root, _ROOM_MIB)
+        self._housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
         try:
             async with asyncio.TaskGroup() as group:
                 if self.choices.database_url is None:
@@ -67,11 +70,23 @@ class Stack:
     async def stop(self) -> list[int]:
         """Stop services, machines, servers, in this order; returns controllers that had to be killed."""
         self.state.phase("stopping")
-        await asyncio.gather(*(self._supervisor.stop_one(name) for name in ("services", *SERVICES)))
-        killed = await asyncio.to_thread(stop_machines, self.layout.machines)
-        await self._supervisor.stop()
+        try:
+            await asyncio.gather(*(self._supervisor.stop_one(name) for name in ("services", *SERVICES)))
+        finally:  # a step that fails must not leave what follows it running
+            try:
+                killed = await asyncio.to_thread(stop_machines, self.layout.machines)
+            finally:
+                await self._supervisor.stop()
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
         self.state.phase("stopped")
         return killed
+
+    async def _keep_house(self) -> None:
+        """What needs doing now and then while the stack runs; for ever."""
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_S)
+            self.state.retry()
 
     def _needed_ports(self) -> dict[str, int]:
         needed = self.ports.of_services()

@@ -16,7 +16,10 @@ _EVENTS = 50
 
 
 class StateFile:
-    """Written by `up` whenever something changes."""
+    """Written by `up` whenever something changes.
+
+    Its writer never fails: `up` must watch and stop its parts on a full disk, too. What could not be written is kept.
+    """
 
     def __init__(self, layout: Layout, choices: Choices) -> None:
         self._path = layout.state_file
@@ -31,6 +34,7 @@ class StateFile:
             "notes": [],
         }
         self._events: deque[dict[str, Any]] = deque(maxlen=_EVENTS)
+        self._is_written = True
 
     def phase(self, phase: str, error: dict[str, Any] | None = None) -> None:
         """Move to a phase: starting, ready, stopping, stopped, failed."""
@@ -48,8 +52,18 @@ class StateFile:
         self._events.append({"at": time.time(), "part": name, "state": condition.state, "reason": condition.reason})
         self._write()
 
+    def retry(self) -> None:
+        """Write what could not be written before, if there is any."""
+        if not self._is_written:
+            self._write()
+
     def _write(self) -> None:
-        write_private(self._path, json.dumps(self._body | {"events": list(self._events)}) + "\n")
+        try:
+            write_private(self._path, json.dumps(self._body | {"events": list(self._events)}) + "\n")
+        except OSError:
+            self._is_written = False
+        else:
+            self._is_written = True
 
 
 def read_state(layout: Layout) -> dict[str, Any] | None:

@@ -119,29 +119,34 @@ class Supervisor:
         self._set(part.name, "ready", pid=child.pid)
 
     async def _watch(self, part: Part) -> None:
-        """Wait for the end of the child, say why, start it again; for ever."""
-        backoff = _FIRST_BACKOFF_S
-        started = time.monotonic()
+        """See to it that the part runs, for ever: without its watcher it would never be started again."""
+        backoff = _Backoff()
         while True:
-            child = self._children[part.name]
-            code = await self._until_ended(part, child)
-            condition = self.conditions[part.name]
-            condition.restarts += 1
-            reason = ended(code) if code < 0 else f"{ended(code)}{_tail(part.log)}"
-            if time.monotonic() - started > _HEALTHY_AFTER_S:
-                backoff = _FIRST_BACKOFF_S
-            self._set(part.name, "restarting", reason=reason)
-            kill_group(child.pid)
-            await asyncio.sleep(backoff)
-            backoff = min(backoff * 2, _LAST_BACKOFF_S)
-            started = time.monotonic()
             try:
-                await self._launch(part)
-            except NotReady as error:  # it lives and says what it waits for: another restart would not help
-                self._set(part.name, "degraded", pid=self._children[part.name].pid, reason=str(error))
-            except (ServerFailed, OSError) as error:
-                self._set(part.name, "restarting", reason=str(error))
-                await self._end(part)
+                await self._renew(part, backoff)
+            except Exception as error:  # noqa: BLE001 - whatever went wrong, the part is to be started again
+                child = self._children[part.name]
+                state = "restarting" if child.returncode is not None else "degraded"
+                self._keep(part.name, state, pid=child.pid, reason=f"{type(error).__name__}: {error}")
+                await asyncio.sleep(backoff.next())
+
+    async def _renew(self, part: Part, backoff: _Backoff) -> None:
+        """Wait for the end of the child, say why, start it again."""
+        child = self._children[part.name]
+        code = await self._until_ended(part, child)
+        self.conditions[part.name].restarts += 1
+        reason = ended(code) if code < 0 else f"{ended(code)}{_tail(part.log)}"
+        self._set(part.name, "restarting", reason=reason)
+        kill_group(child.pid)
+        await asyncio.sleep(backoff.next())
+        backoff.begun()
+        try:
+            await self._launch(part)
+        except NotReady as error:  # it lives and says what it waits for: another restart would not help
+            self._set(part.name, "degraded", pid=self._children[part.name].pid, reason=str(error))
+        except (ServerFailed, OSError) as error:
+            self._set(part.name, "restarting", reason=str(error))
+            await self._end(part)
 
     async def _until_ended(self, part: Part, child: Process) -> int:
         """Wait for the end of the child; meanwhile notice when a degraded one becomes ready."""
@@ -169,12 +174,37 @@ class Supervisor:
         kill_group(child.pid)
 
     def _set(self, name: str, state: str, *, pid: int | None = None, reason: str | None = None) -> None:
+        self._keep(name, state, pid=pid, reason=reason)
+        with contextlib.suppress(
+            OSError
+        ):  # a full disk or a closed terminal: parts are watched and stopped all the same
+            self._changed(name)
+
+    def _keep(self, name: str, state: str, *, pid: int | None, reason: str | None) -> None:
         condition = self.conditions[name]
         if condition.state != state:
             condition.state, condition.since = state, time.time()
         condition.pid = pid if state in ("starting", "ready", "degraded") else None
         condition.reason = reason if reason is not None else condition.reason
-        self._changed(name)
+
+
+class _Backoff:
+    """The pauses between restarts: they double while the part keeps ending soon after its start."""
+
+    def __init__(self) -> None:
+        self._pause = _FIRST_BACKOFF_S
+        self._begun = time.monotonic()
+
+    def begun(self) -> None:
+        """The part is being started now."""
+        self._begun = time.monotonic()
+
+    def next(self) -> float:
+        """How long to wait now."""
+        if time.monotonic() - self._begun > _HEALTHY_AFTER_S:
+            self._pause = _FIRST_BACKOFF_S
+        pause, self._pause = self._pause, min(self._pause * 2, _LAST_BACKOFF_S)
+        return pause
 
 
 def kill_group(pid: int) -> None:

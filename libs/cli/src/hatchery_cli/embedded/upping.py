@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from hatchery_common.errors import SetupError
-from rich.console import Console
 
 from hatchery_cli.embedded import node, openclaw, postgres
 from hatchery_cli.embedded.layout import Choices, Layout, default_directory
@@ -21,10 +20,11 @@ from hatchery_cli.embedded.state import read_state
 from hatchery_cli.embedded.supervisor import Condition
 from hatchery_cli.embedded.welcome import welcome
 from hatchery_cli.errors import AlreadyRunning, ServerFailed
+from hatchery_cli.terminal import Patient
 
 _DETACHED_WITHIN_S = 120.0
 _NOTE = "HATCHERY_UP_NOTE"  # from `up --detach` to its child: what came of the installation
-console = Console(highlight=False, soft_wrap=True)
+console = Patient(highlight=False, soft_wrap=True)
 
 
 def run_up(
