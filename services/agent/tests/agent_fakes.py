@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from hatchery_agent.domain.decisions import Usage
@@ -109,7 +109,8 @@ class FakeRows:
 
     def submit(self, run_id: str, text: str | None) -> None:
         key = f"agent:main:hatch:{THREAD}"
-        self.runs[run_id] = RunRow(TENANT, THREAD, run_id, INSTANCE, key, f"msg-{run_id}", text, False, 0)
+        row = RunRow(TENANT, THREAD, run_id, INSTANCE, key, f"msg-{run_id}", text, False, 0)
+        self.runs[run_id] = replace(row, touched_at=datetime.now(UTC))
 
     async def take(self, tenant: str, thread_id: str, holder: str) -> Lease | Held:
         self.fate.step("take")
@@ -139,11 +140,12 @@ class FakeRows:
 
     async def queued(self, run_id: str) -> None:
         self.fate.step("queued")
-        self.runs[run_id] = replace(self.runs[run_id], text=None)
+        self.runs[run_id] = replace(self.runs[run_id], text=None, touched_at=datetime.now(UTC))
 
     async def started(self, row: RunRow, lease: Lease, attempt: int, *, cause: Any) -> None:
         self._check(lease)
         self.fate.step("started")
+        self.runs[row.run_id] = replace(self.runs[row.run_id], touched_at=datetime.now(UTC))
         self.facts.append(f"started-{row.run_id}-{attempt}")
 
     async def checkpoint(self, run_id: str, lease: Lease, point: Checkpoint) -> None:
@@ -170,9 +172,8 @@ class FakeRows:
         news = stored.woken_at != row.woken_at
         due_at = 0.0 if news else time.monotonic() + look_s
         self.due_at = dict.fromkeys([*self.due_at, row.run_id], due_at)
-        self.runs[row.run_id] = replace(
-            stored, began_ms=stored.began_ms or began_ms, cause=stored.cause or _kept(cause)
-        )
+        kept = {"began_ms": stored.began_ms or began_ms, "cause": stored.cause or _kept(cause)}
+        self.runs[row.run_id] = replace(stored, touched_at=datetime.now(UTC), **kept)
         self.fate.step("parked")
 
     async def park_behind(self, row: RunRow, lease: Lease, *, cause: Any) -> None:
@@ -180,7 +181,7 @@ class FakeRows:
         self.fate.step("park_behind")
         stored = self._open(row)
         self.due_at[row.run_id] = min(self.due_at.values(), default=0.0)
-        self.runs[row.run_id] = replace(stored, cause=stored.cause or _kept(cause))
+        self.runs[row.run_id] = replace(stored, touched_at=datetime.now(UTC), cause=stored.cause or _kept(cause))
 
     async def wake(self, tenant: str, instance_id: str) -> bool:
         now = datetime.now(UTC)
@@ -206,7 +207,10 @@ class FakeRows:
         return [row for row in self.runs.values() if row.text is not None and not row.ended]
 
     async def stale(self, older_than_s: int) -> Sequence[RunRow]:
-        return []
+        before = datetime.now(UTC) - timedelta(seconds=older_than_s)
+        logged = [row for row in self.runs.values() if row.text is None and not row.ended]
+        free = [row for row in logged if self.holder is None and row.run_id not in self.due_at]
+        return [row for row in free if row.touched_at is not None and row.touched_at <= before]
 
     def _open(self, row: RunRow) -> RunRow:
         if self.runs[row.run_id].ended:

@@ -11,7 +11,7 @@ import pytest
 from agent_fakes import Crash
 from hatchery_agent.domain.errors import LeaseLost, ThreadBusy
 from hatchery_agent.handlers.parked import ParkedRuns, wake_runs
-from hatchery_agent.handlers.sweeps import end_dead_run, sweep
+from hatchery_agent.handlers.sweeps import BACKLOG_S, end_dead_run, sweep
 from hatchery_agent.handlers.turns import TurnLimits
 from hatchery_agent.ports import GatewayNotReady
 from hatchery_common.clock import FixedClock
@@ -223,7 +223,7 @@ async def test_a_run_that_cannot_be_closed_does_not_keep_the_sweep_from_others(w
         return await original(tenant, run_id)
 
     world.rows.load = load
-    await sweep(rows=world.rows, tools=world.tools, orphan_text_s=0, stale_s=10_000, log=log)
+    await sweep(rows=world.rows, tools=world.tools, orphan_text_s=0, stale_s=10_000, owned_s=BACKLOG_S, log=log)
     assert world.state.runs["run_2"].end["code"] == "message_expired"
     assert [(call.args[0], call.kwargs["run_id"]) for call in log.calls] == [
         ("agent.close_run.failed", "run_1"),
@@ -243,7 +243,7 @@ async def test_a_dead_letter_of_a_parked_run_or_of_no_run_changes_nothing(world)
 async def test_a_text_that_nobody_posted_ends_in_its_thread_too(world):
     log = CapturingLogger()
     for _ in range(2):
-        await sweep(rows=world.rows, tools=world.tools, orphan_text_s=0, stale_s=10_000, log=log)
+        await sweep(rows=world.rows, tools=world.tools, orphan_text_s=0, stale_s=10_000, owned_s=BACKLOG_S, log=log)
     assert world.types() == ["message.user", "run.queued", "run.failed"]
     assert world.state.runs["run_1"].end["code"] == "message_expired"
     assert world.rows.facts == ["failed-run_1"]

@@ -44,8 +44,6 @@ from hatchery_agent.handlers.workbench import RunTools
 from hatchery_agent.settings import AgentSettings
 
 _SWEEP_S = 60.0
-_BACKLOG_S = 3600.0
-_NEVER_S = 100 * 365 * 86_400
 _NEWS: tuple[type[InstanceEvent], ...] = (InstanceStarted, InstanceStopped, InstanceFailed, InstanceDeleted)
 
 
@@ -103,9 +101,14 @@ def _sweeping(rows: SqlRuns, tools: RunTools, settings: AgentSettings, context: 
         del ownership
         began = time.monotonic()
         while True:
-            # After a long standstill old texts have commands that wait in the stream: those come first.
-            orphan_s = settings.orphan_text_s if time.monotonic() - began > _BACKLOG_S else _NEVER_S
-            await sweep(rows=rows, tools=tools, orphan_text_s=orphan_s, stale_s=stale_s, log=context.log)
+            await sweep(
+                rows=rows,
+                tools=tools,
+                orphan_text_s=settings.orphan_text_s,
+                stale_s=stale_s,
+                owned_s=time.monotonic() - began,
+                log=context.log,
+            )
             await asyncio.sleep(_SWEEP_S)
 
     return loop

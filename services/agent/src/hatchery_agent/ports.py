@@ -190,6 +190,7 @@ class RunRow:
     due: bool = False
     began_ms: int | None = None  # when a run that was parked began
     woken_at: datetime | None = None  # when its instance last had news
+    touched_at: datetime | None = None  # when somebody last did something for it
     cause: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of the command that was acknowledged
 
 
@@ -210,7 +211,7 @@ class Runs(Protocol):
         ...
 
     async def queued(self, run_id: str) -> None:
-        """The message is in the log now: delete its text row."""
+        """The message is in the log now: delete its text row, and touch the run's."""
         ...
 
     async def started(self, row: RunRow, lease: Lease, attempt: int, *, cause: Delivery[Any] | None) -> None:
@@ -273,5 +274,5 @@ class Housekeeping(Protocol):
         ...
 
     async def stale(self, older_than_s: int) -> Sequence[RunRow]:
-        """Runs that started, are not parked, and neither ended nor hold a lease any more: their command is lost."""
+        """Runs in the log that are open, not parked, not held and untouched for so long: their command may be lost."""
         ...

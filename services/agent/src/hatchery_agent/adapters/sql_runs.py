@@ -35,6 +35,7 @@ RUN_QUERY = (
         (runs.c.due_at <= sa.func.clock_timestamp()).label("due"),
         runs.c.began_at_ms,
         runs.c.woken_at,
+        runs.c.touched_at,
         runs.c.cause,
     )
     .join(threads, threads.c.thread_id == runs.c.thread_id)
@@ -59,8 +60,10 @@ class SqlRuns:
         return run_row(row)
 
     async def queued(self, run_id: str) -> None:
+        touched = runs.update().where(runs.c.run_id == run_id).values(touched_at=sa.func.now())
         async with self._database.unit_of_work() as work:
             await work.connection.execute(pending_texts.delete().where(pending_texts.c.run_id == run_id))
+            await work.connection.execute(touched)
 
     async def started(self, row: RunRow, lease: Lease, attempt: int, *, cause: Delivery[Any] | None) -> None:
         async with self._database.unit_of_work(cause) as work:
@@ -206,5 +209,6 @@ def run_row(row: Any) -> RunRow:
         due=bool(row.due),
         began_ms=row.began_at_ms,
         woken_at=row.woken_at,
+        touched_at=row.touched_at,
         cause=row.cause or {},
     )

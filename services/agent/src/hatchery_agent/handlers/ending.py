@@ -21,25 +21,38 @@ UNDELIVERABLE = Failed("undeliverable", "This message could not be worked on. Pl
 NEVER_POSTED = Failed("message_expired", "This message was stored but never posted. Please send it again.")
 
 
-async def close_run(row: RunRow, ending: Failed, *, tools: RunTools, patience_s: float | None = None) -> None:
-    """End a run that no worker will bring to an end, in its thread and as a fact; raises ThreadBusy when one does work."""
+async def close_run(
+    row: RunRow, ending: Failed, *, tools: RunTools, patience_s: float | None = None, untouched: bool = False
+) -> bool:
+    """End a run that no worker will bring to an end, in its thread and as a fact; raises ThreadBusy when one does work.
 
-    async def work(lease: Lease) -> bool:
+    False when there is nothing to end: it has ended, or has been parked since `row` was read; with `untouched` also when anybody
+    has done something for it since.
+    """
+    ended, left_open = False, False
+
+    async def work(lease: Lease) -> None:
+        nonlocal ended, left_open
         fresh = await tools.runs.load(row.tenant, row.run_id)
+        if (fresh.parked and not row.parked) or (untouched and fresh.touched_at != row.touched_at):
+            return
         writer = ThreadWriter(tools.log, lease, tools.clock)
         await writer.open(fresh.quiet)
         if fresh.ended and row.run_id not in writer.state.runs:
-            return False
+            return
         await queue_message(fresh, writer)
         run = writer.state.runs[row.run_id]
         if not run.ended:
             await append_end(run, ending, writer, began_ms=to_ms(tools.clock.now()))
+            ended = True
         await settle(fresh, run, writer, None, tools)
-        return bool(writer.state.open_runs)
+        left_open = bool(writer.state.open_runs)
 
     leases, lease_s = tools.leases, tools.lease_s
-    if await hold_thread(work, row.tenant, row.thread_id, leases=leases, lease_s=lease_s, patience_s=patience_s):
+    await hold_thread(work, row.tenant, row.thread_id, leases=leases, lease_s=lease_s, patience_s=patience_s)
+    if left_open:
         tools.wake.set()
+    return ended
 
 
 async def queue_message(row: RunRow, writer: ThreadWriter) -> None:

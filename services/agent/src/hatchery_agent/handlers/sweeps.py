@@ -11,11 +11,25 @@ from hatchery_agent.handlers.ending import ABANDONED, NEVER_POSTED, UNDELIVERABL
 from hatchery_agent.handlers.workbench import RunTools
 from hatchery_agent.ports import Housekeeping, RunRow
 
+BACKLOG_S = 3600.0  # for how long after a standstill old commands may still come out of the stream
+
 
 async def sweep(
-    *, rows: Housekeeping, tools: RunTools, orphan_text_s: int, stale_s: int, log: FilteringBoundLogger
+    *,
+    rows: Housekeeping,
+    tools: RunTools,
+    orphan_text_s: int,
+    stale_s: int,
+    owned_s: float,
+    log: FilteringBoundLogger,
 ) -> None:
-    """One round: end runs whose text was never posted, and abandoned ones; each is reported."""
+    """One round: end runs whose text was never posted, and abandoned ones; each is reported.
+
+    Age alone does not tell that a command is lost: after a standstill the old ones wait in the stream, and come first. So
+    nothing is ended before its owner has been one (`owned_s`) for a while.
+    """
+    if owned_s < BACKLOG_S:
+        return
     for row in await rows.orphans(orphan_text_s):
         await _close(row, NEVER_POSTED, tools=tools, log=log)
     for row in await rows.stale(stale_s):
@@ -24,13 +38,14 @@ async def sweep(
 
 async def _close(row: RunRow, ending: Failed, *, tools: RunTools, log: FilteringBoundLogger) -> None:
     try:
-        await close_run(row, ending, tools=tools)
+        ended = await close_run(row, ending, tools=tools, untouched=True)
     except (ThreadBusy, NotFound):
         return  # somebody works on it after all, or it is gone
     except Exception:  # one broken run must not end the round, nor what the owner does besides it
         log.exception("agent.close_run.failed", run_id=row.run_id, thread_id=row.thread_id)
         return
-    log.warning("agent.close_run.done", run_id=row.run_id, thread_id=row.thread_id, code=ending.code)
+    if ended:
+        log.warning("agent.close_run.done", run_id=row.run_id, thread_id=row.thread_id, code=ending.code)
 
 
 async def end_dead_run(
@@ -45,10 +60,11 @@ async def end_dead_run(
     if row is None or row.ended or row.parked:
         return
     try:
-        await close_run(row, UNDELIVERABLE, tools=tools, patience_s=0)
+        ended = await close_run(row, UNDELIVERABLE, tools=tools, patience_s=0)
     except DependencyUnavailable:
         raise
     except Exception:  # repeating does not help, and would hold up the letters behind it
         log.exception("agent.end_dead_run.failed", run_id=row.run_id, thread_id=row.thread_id)
         return
-    log.error("agent.end_dead_run.done", run_id=row.run_id, thread_id=row.thread_id)
+    if ended:
+        log.error("agent.end_dead_run.done", run_id=row.run_id, thread_id=row.thread_id)
