@@ -32,6 +32,29 @@ def test_damaged_root_key_is_named(layout: Layout) -> None:
         layout.root_key()
 
 
+@pytest.mark.parametrize(
+    "left", ["postgres/PG_VERSION", "nats/jetstream/x", "secrets/api.env", "machines/ins_a/controller.json"]
+)
+def test_a_root_key_missing_beside_its_data_is_not_made_anew(
+    layout: Layout, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (layout.root / left).parent.mkdir(parents=True, exist_ok=True)
+    (layout.root / left).write_text("")
+    with pytest.raises(StateDamaged, match=r"root\.key is missing") as caught:
+        layout.root_key()
+    assert "backup" in (caught.value.hint or "")
+    assert not layout.root_key_file.exists()
+    monkeypatch.setenv("HATCHERY_ROOT_KEY", "ab" * 32)
+    assert layout.root_key().hex() == "ab" * 32
+
+
+def test_an_empty_root_key_is_damaged(layout: Layout) -> None:
+    layout.root_key_file.write_text("\n")
+    with pytest.raises(StateDamaged, match="32 bytes"):
+        layout.root_key()
+    assert layout.root_key_file.read_text() == "\n"
+
+
 def test_choices_are_remembered(layout: Layout) -> None:
     assert layout.choices() == Choices()
     layout.remember(Choices(port=9100, nats_url="nats://elsewhere:4222"))

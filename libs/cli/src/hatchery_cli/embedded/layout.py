@@ -147,16 +147,20 @@ class Layout:
             place.mkdir(mode=mode, exist_ok=True)
 
     def root_key(self) -> bytes:
-        """The root secret: HATCHERY_ROOT_KEY or the file, made on first use; raises StateDamaged when they disagree."""
-        given = os.environ.get("HATCHERY_ROOT_KEY")
+        """The root secret: HATCHERY_ROOT_KEY or the file, made on first use.
+
+        Raises StateDamaged when they disagree, when it is no key, and when it is missing beside data that it made.
+        """
+        given = os.environ.get("HATCHERY_ROOT_KEY", "").strip() or None
         stored = self.root_key_file.read_text().strip() if self.root_key_file.exists() else None
-        if given and stored and given.strip() != stored:
+        if given and stored is not None and given != stored:
             raise StateDamaged(
                 f"HATCHERY_ROOT_KEY differs from {self.root_key_file}",
                 hint="unset the variable, or use the data directory that belongs to this key",
             )
-        text = (given or stored or "").strip()
-        if not text:
+        text = stored if stored is not None else given
+        if text is None:
+            self._require_fresh()
             text = secrets.token_hex(32)
         try:
             key = bytes.fromhex(text)
@@ -164,11 +168,22 @@ class Layout:
             key = b""
         if len(key) < 32:
             raise StateDamaged(
-                "the root key is not 32 bytes in hex", hint=f"put {self.root_key_file} back from your backup"
+                f"the root key is not 32 bytes in hex ({self.root_key_file})",
+                hint=f"put {self.root_key_file} back from your backup",
             )
         if stored is None:
             write_private(self.root_key_file, text + "\n")
         return key
+
+    def _require_fresh(self) -> None:
+        """Raises StateDamaged where an earlier stack left anything: a new key would shut it out of its own data."""
+        left = [self.postgres / "PG_VERSION", self.nats / "jetstream", *self.secrets.glob("*.env")]
+        left += [place / "controller.json" for place in self.machines.glob("*")]
+        if found := next((path for path in left if path.exists()), None):
+            raise StateDamaged(
+                f"{self.root_key_file} is missing, and {found} was made with it",
+                hint=f"put {self.root_key_file} back from your backup (or set HATCHERY_ROOT_KEY once)",
+            )
 
     def choices(self) -> Choices:
         """What was chosen last time; the defaults for a new directory."""
