@@ -69,6 +69,32 @@ async def test_replay_is_dry_unless_told_and_then_only_the_durable_goes_back(bus
     assert next(stream for stream in listed if stream["name"] == "CMD")["messages"] == 3, "nothing was published"
 
 
+async def test_a_replay_refuses_to_skip_what_is_not_done(bus_url: str, hatchery: Any):
+    async with Bus.open(bus_url, worker, seed=nkey_seed(ROOT_KEY, worker.name)) as bus:
+        for run in ("run_1", "run_2", "run_3"):
+            post = PostMessage(tenant="ta", thread_id="thd_1", run_id=run, instance_id=INSTANCE, message_id=run)
+            await bus.publish(post, id=run)
+    for how in ((), ("--execute",)):
+        refused = await hatchery("stream", "replay", "CMD", "--from-seq", "3", "--to", "worker", *how)
+        assert isinstance(refused.exception, HatcheryError)
+        assert refused.exception.code == "replay_skips_unread"
+        assert "--from-seq 1" in str(refused.exception.hint)
+    listed = json.loads((await hatchery("stream", "ls", "--json")).stdout)
+    commands = next(stream for stream in listed if stream["name"] == "CMD")
+    assert [durable["pending"] for durable in commands["durables"]] == [3]
+    assert (
+        await hatchery("stream", "replay", "CMD", "--from-seq", "1", "--to", "worker", "--execute")
+    ).exception is None
+
+
+async def test_a_replay_of_nothing_says_that_nothing_matches(bus_url: str, hatchery: Any):
+    await told(bus_url)
+    empty = await hatchery("stream", "replay", "CMD", "--from-seq", "90", "--to", "worker", "--execute")
+    assert empty.exception is None
+    assert empty.stdout.startswith("nothing matches: CMD holds no message that worker reads from there on")
+    assert "--execute" not in empty.stdout
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

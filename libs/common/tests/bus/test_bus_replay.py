@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 
 import pytest
 from hatchery_common.bus import Bus, OutgoingRow, Subscription
+from hatchery_common.bus.errors import ReplaySkipsUnread
 from hatchery_common.bus.replay import Operator
 from hatchery_common.bus.scratch import Start
 from hatchery_common.contracts.accounts import OpenAccount
+from hatchery_common.contracts.billing import AccountOpened
 from hatchery_common.contracts.threads import ThreadEntry, ThreadEntryType
 from hatchery_common.errors import NotFound
 from hatchery_common.testing.everything import everything, posted, until
@@ -109,6 +111,38 @@ async def test_a_durable_reads_again_from_a_sequence(opened: Open, operator: Ope
     await operator.reset("CMD", "everything", 4)
     await bus.subscribe([Subscription(OpenAccount, note)])
     await until(lambda: seen[5:] == ["3", "4"])
+
+
+async def test_a_durable_never_skips_what_it_has_not_done(opened: Open, operator: Operator) -> None:
+    bus = await opened(everything(consumes=(OpenAccount,)))
+    seen: list[str] = []
+
+    async def note(delivery: object) -> None:
+        seen.append(delivery.id)  # type: ignore[attr-defined]
+
+    for number in range(2):
+        await bus.publish(OpenAccount(tenant="t1"), id=str(number))
+    consumption = await bus.subscribe([Subscription(OpenAccount, note)])
+    await until(lambda: len(seen) == 2)
+    await consumption.stop()
+    for number in range(2, 5):
+        await bus.publish(OpenAccount(tenant="t1"), id=str(number))
+    with pytest.raises(ReplaySkipsUnread, match=r"up to sequence 2: from 5 on .* 2 messages, 3 to 4,") as refused:
+        await operator.reset("CMD", "everything", 5)
+    assert refused.value.hint == "start at 3 or before: --from-seq 3"
+    assert (await operator.durable("CMD", "everything")).pending == 3
+    await operator.reset("CMD", "everything", 3)
+    await bus.subscribe([Subscription(OpenAccount, note)])
+    await until(lambda: seen[2:] == ["2", "3", "4"])
+
+
+async def test_messages_of_others_keep_no_durable_from_a_later_start(opened: Open, operator: Operator) -> None:
+    bus = await opened(everything(consumes=(AccountOpened,)))
+    for number in range(5):
+        await bus.publish(posted("t0", number), id=f"p{number}")
+    await operator.reset("EVT", "everything", 4)
+    with pytest.raises(NotFound, match="no durable nobody"):
+        await operator.reset("EVT", "nobody", 1)
 
 
 async def test_a_long_thread_is_read_whole_and_purged(opened: Open, operator: Operator) -> None:

@@ -171,8 +171,9 @@ def replay(
 ) -> None:
     """Let a durable read a stream again from a point; inboxes keep effects from happening twice. Dry by default.
 
-    Nothing is published: history stays as it is, and only the named durable goes back. --subject narrows what the dry
-    run counts. To rebuild a read model from nothing, use that service's own rebuild (`hatchery billing rebuild`).
+    Nothing is published: history stays as it is, and only the named durable goes back. It never goes forward: a start
+    beyond what it has not done yet is refused. --subject narrows what the dry run counts. To rebuild a read model from
+    nothing, use that service's own rebuild (`hatchery billing rebuild`).
     """
     _require_sense(start_given=since is not None or from_seq is not None, execute=execute, to=to, subject=subject)
     start = _start(since, from_seq, 0)
@@ -195,6 +196,10 @@ def _require_sense(*, start_given: bool, execute: bool, to: str | None, subject:
 
 
 def _tell(report: dict[str, Any]) -> None:
+    if report["messages"] == 0:
+        reader = f"no message that {report['to']} reads" if report["to"] else "no message"
+        typer.echo(f"nothing matches: {report['stream']} holds {reader} from there on; nothing was changed")
+        return
     typer.echo(f"{report['messages']} messages of {report['stream']} from sequence {report['from_sequence']} on")
     for kind, count in report["types"].items():
         typer.echo(f"  {count:>8}  {kind}")
@@ -214,34 +219,26 @@ async def _replay(
     to: str | None,
     execute: bool,
 ) -> dict[str, Any]:
-    from hatchery_common.errors import NotFound
-
     from hatchery_cli.operating import operator, short_type, stream_name
 
     name = stream_name(stream)
     async with operator(directory, url, seed) as bus:
-        subjects = subject or ()
-        if to is not None:
-            durable = next((found for found in await bus.durables(name) if found.name == to), None)
-            if durable is None:
-                raise NotFound(f"{name} has no durable {to}", hint="`hatchery stream ls` shows those there are")
-            subjects = subject or durable.filters
+        subjects = subject or (() if to is None else (await bus.durable(name, to)).filters)
         types: dict[str, int] = {}
         first: int | None = None
         async with aclosing(bus.read(name, subjects=subjects, start=start)) as records:
             async for record in records:
                 first = record.sequence if first is None else first
                 types[short_type(record)] = types.get(short_type(record), 0) + 1
-        done = execute and to is not None and first is not None
-        if done and to is not None and first is not None:
-            await bus.reset(name, to, first)
+        if to is not None and first is not None:
+            await (bus.reset if execute else bus.require_all_done_before)(name, to, first)
     return {
         "stream": name,
         "to": to,
         "from_sequence": first,
         "messages": sum(types.values()),
         "types": dict(sorted(types.items())),
-        "done": done,
+        "done": execute and first is not None,
     }
 
 

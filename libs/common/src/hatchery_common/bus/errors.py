@@ -7,6 +7,8 @@ HatcheryError
 ├── UnreadableMessage        unknown type, broken body, or subject, tenant header and body disagree
 ├── BusRefused               JetStream answered with an error that repeating will not cure
 ├── SequenceConflict         a thread's log has moved on: another writer was faster
+├── Conflict
+│   └── ReplaySkipsUnread    a durable set to that sequence would never read what it has not done yet
 └── RemoteError              an rpc was answered by a typed error; `remote_code` names it
 """
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hatchery_common.errors import DependencyUnavailable, HatcheryError, Retry
+from hatchery_common.errors import Conflict, DependencyUnavailable, HatcheryError, Retry
 
 
 class BusUnavailable(DependencyUnavailable):
@@ -42,6 +44,12 @@ class SequenceConflict(HatcheryError):
 
     code = "sequence_conflict"
     retry = Retry.BACKOFF
+
+
+class ReplaySkipsUnread(Conflict):
+    """The durable has not done all that lies before that sequence, and would never read it; the hint says where to start."""
+
+    code = "replay_skips_unread"
 
 
 class RemoteError(HatcheryError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +13,7 @@ from hatchery_common.bus.authorization import ADMIN
 from hatchery_common.bus.connection import Connection
 from hatchery_common.bus.direct import DirectReader
 from hatchery_common.bus.envelope import MESSAGE_ID
+from hatchery_common.bus.errors import ReplaySkipsUnread
 from hatchery_common.bus.jetstream import JetStream, StreamState, state_of
 from hatchery_common.bus.publisher import Publisher
 from hatchery_common.bus.registry import DEAD_PREFIX, DLQ
@@ -118,8 +119,37 @@ class Operator:
         subject = record.subject.removeprefix(DEAD_PREFIX)
         return await self._publisher.publish(subject, headers, record.data)
 
+    async def durable(self, stream: str, name: str) -> DurableState:
+        """The durable of that name; raises NotFound."""
+        for found in await self.durables(stream):
+            if found.name == name:
+                return found
+        raise NotFound(f"{stream} has no durable {name}", hint="`hatchery stream ls` shows those there are")
+
+    async def require_all_done_before(self, stream: str, durable: str, sequence: int) -> None:
+        """Raises ReplaySkipsUnread when the durable has not done all of its messages before that sequence."""
+        state = await self.durable(stream, durable)
+        undone: list[int] = []
+        start = Start(sequence=state.acknowledged_to + 1)
+        if sequence > state.acknowledged_to + 1:
+            async with aclosing(self.read(stream, subjects=state.filters, start=start)) as records:
+                async for record in records:
+                    if record.sequence >= sequence:
+                        break
+                    undone.append(record.sequence)
+        if undone:
+            raise ReplaySkipsUnread(
+                f"{durable} has done all of {stream} only up to sequence {state.acknowledged_to}: from {sequence} on it would "
+                f"skip {len(undone)} messages, {undone[0]} to {undone[-1]}, of which some or all are not done",
+                hint=f"start at {undone[0]} or before: --from-seq {undone[0]}",
+            )
+
     async def reset(self, stream: str, durable: str, sequence: int) -> None:
-        """Let a durable read again from that sequence; inboxes keep effects from happening twice."""
+        """Let a durable read again from that sequence; inboxes keep effects from happening twice.
+
+        It only goes back: raises ReplaySkipsUnread instead of leaving out what the durable has not done yet.
+        """
+        await self.require_all_done_before(stream, durable, sequence)
         await self.jetstream.call(f"CONSUMER.RESET.{stream}.{durable}", {"seq": sequence})
 
     async def purge_thread(self, subject: str) -> int:
