@@ -19,6 +19,7 @@ class FakeMachine:
     spec: MachineSpec
     boots: int = 0
     running: bool = False
+    headless: bool = False
     started_at_ms: int = 0
 
 
@@ -79,7 +80,7 @@ class FakeDriver:
         self.graces.append(grace_s)
         async with self._call("stop"):
             if machine.machine_id in self.machines:
-                self.machines[machine.machine_id].running = False
+                self.machines[machine.machine_id].running = self.machines[machine.machine_id].headless = False
 
     async def observe(self, machine: MachineRef) -> Observation:
         async with self._call("observe"):
@@ -88,7 +89,7 @@ class FakeDriver:
             if found is None:
                 return Observation(Phase.ABSENT, now_ms)
             if not found.running:
-                return Observation(Phase.STOPPED, now_ms)
+                return Observation(Phase.HEADLESS if found.headless else Phase.STOPPED, now_ms)
             boot = f"boot_{machine.machine_id}_{found.boots}"
             place = {"endpoint": "http://h:1", "controller": "http://h:2", "endpoint_uid": 71, "controller_uid": 72}
             return Observation(Phase.RUNNING, now_ms, boot, found.started_at_ms, **place)
@@ -105,7 +106,8 @@ class FakeDriver:
 
     async def list_owned(self) -> Sequence[Owned]:
         found = [
-            Owned(one.spec.instance_id, key, one.spec.generation, one.running) for key, one in self.machines.items()
+            Owned(one.spec.instance_id, key, one.spec.generation, one.running or one.headless)
+            for key, one in self.machines.items()
         ]
         labelled = {one.instance_id for one in found}
         return [*found, *(Owned(name, None) for name in self.storage - labelled)]

@@ -198,6 +198,34 @@ def test_a_ghost_is_created_again_and_a_new_boot_is_not_ready() -> None:
     assert not other.ready
 
 
+def test_what_outlived_its_machine_is_stopped_before_anything_else() -> None:
+    held = instance(machine=machine(), ready=True, ready_since_ms=0)
+    left = fold(held, Observation(Phase.HEADLESS, 90_000), LIMITS, 90_000)
+    assert (left.ready, next_step(left, 90_000)) == (False, Step.STOP)
+    stopped = fold(left.evolve(desired=DesiredState.STOPPED), Observation(Phase.HEADLESS, 9), LIMITS, 9)
+    assert derive(stopped) is InstanceStatus.STOPPING
+    off = fold(left, Observation(Phase.STOPPED, 90_001), LIMITS, 90_001)
+    assert (off.attempts, next_step(off, 90_001)) == (1, Step.START)
+
+
+@pytest.mark.parametrize(
+    ("phase", "step"), [(Phase.RUNNING, Step.STOP), (Phase.HEADLESS, Step.STOP), (Phase.STOPPED, Step.REST)]
+)
+def test_a_machine_that_was_called_absent_and_is_seen_again_is_there(phase: Phase, step: Step) -> None:
+    held = instance(machine=machine(), ready=True, storage=StorageStage.USED)
+    absent = fold(held, Observation(Phase.ABSENT, 5), LIMITS, 5)
+    assert absent.machine is not None
+    assert absent.machine.stage is MachineStage.PLANNED
+    wished = accept(absent, wish(Verb.STOP, 2), driver="fake", now_ms=6).instance
+    assert wished is not None
+    again = fold(wished, Observation(phase, 7, boot_id="b1" if phase is Phase.RUNNING else None), LIMITS, 7)
+    assert next_step(again, 7) is step
+    assert again.machine is not None
+    assert again.machine.stage is MachineStage.CREATED
+    never = instance(machine=machine(stage=MachineStage.PLANNED, power=Power.OFF))
+    assert fold(never, Observation(phase, 7), LIMITS, 7) == never
+
+
 def test_backoff_doubles_and_is_bounded() -> None:
     assert [LIMITS.backoff_ms(number) for number in (0, 1, 2, 3, 50)] == [0, 1_000, 2_000, 4_000, 300_000]
 

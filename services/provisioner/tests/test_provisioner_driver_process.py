@@ -116,7 +116,11 @@ async def test_a_controller_that_dies_hard_leaves_nothing_running(rig: ProcessRi
     assert labels.started_ticks is not None
     os.kill(labels.pid, signal.SIGKILL)
     assert await identity.wait_gone(labels.pid, labels.started_ticks, 5)
+    assert (await rig.driver.observe(ref())).phase is Phase.HEADLESS, "its gateway lives on"
+    assert [one.running for one in await rig.driver.list_owned()] == [True]
+    await rig.reborn().stop(ref(), grace_s=5)
     assert (await rig.driver.observe(ref())).phase is Phase.STOPPED
+    assert not identity.stragglers(rig.places.machines / "ins_one")
     await rig.driver.start(ref(), rig.secrets("mch_one"))
     assert (await rig.driver.observe(ref())).boot_id != first.boot_id
     await phase(rig, "ready")

@@ -20,7 +20,7 @@ from hatchery_common.contracts.routes import RouteState
 from hatchery_common.errors import DependencyUnavailable
 from hatchery_provisioner.domain.instance import MachineStage, Power
 from hatchery_provisioner.ports import MachineRef
-from provisioner_fakes import INSTANCE, TENANT, World, delivered, raising
+from provisioner_fakes import INSTANCE, TENANT, World, delivered, limits, raising
 from provisioner_store import MemoryTransaction
 
 READY, STOPPED, ERROR, DELETED = (
@@ -161,6 +161,27 @@ async def test_a_machine_that_runs_although_its_instance_is_stopped_is_stopped()
         await sweeper.sweep(world.store.epoch)
         await world.until(lambda: not machine.running and world.row.next_at_ms is None)
         assert world.row.status is STOPPED
+
+
+async def test_a_machine_that_was_called_absent_in_error_is_found_at_rest() -> None:
+    from hatchery_provisioner.reconciler import Sweeper
+    from prometheus_client import CollectorRegistry
+
+    async with World(limits=limits(backoff_first_s=5)) as world:
+        await world.wish(ProvisionInstance)
+        await world.until_settled(READY)
+        hidden = dict(world.driver.machines)
+        world.driver.machines.clear()
+        world.reconciler.poke(INSTANCE)
+        await world.until(lambda: world.row.machine is not None and world.row.machine.power is Power.OFF)
+        await world.wish(StopInstance)
+        await world.until(lambda: world.row.next_at_ms is None)
+        world.driver.machines |= hidden
+        sweeper = Sweeper(world.tools(), CollectorRegistry())
+        for _ in range(2):
+            await sweeper.sweep(world.store.epoch)
+        await world.until(lambda: not any(machine.running for machine in hidden.values()))
+        await world.until_settled(STOPPED)
 
 
 class Freeze:

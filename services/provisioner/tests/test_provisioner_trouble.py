@@ -17,7 +17,7 @@ from hatchery_common.contracts.operations import InstanceStepFinished
 from hatchery_common.contracts.routes import RouteState
 from hatchery_provisioner.domain.errors import DriverAmbiguous, DriverCapacity, DriverPermanent, DriverTransient
 from hatchery_provisioner.domain.instance import Power
-from provisioner_fakes import World, limits, raising
+from provisioner_fakes import INSTANCE, World, limits, raising
 
 READY, STOPPED, ERROR, DELETED = (
     InstanceStatus.READY,
@@ -245,6 +245,34 @@ async def test_a_stranger_who_stays_ends_in_an_error_that_names_the_port() -> No
         await world.until_settled(ERROR)
         assert world.row.reason == "port_taken"
         assert "port 9; remedy: end the program that holds the port" in (world.row.message or "")
+
+
+async def test_what_outlives_its_machine_is_stopped_before_it_is_called_stopped() -> None:
+    async with World(limits=limits(backoff_first_s=5)) as world:
+        await world.wish(ProvisionInstance)
+        await world.until_settled(READY)
+        (machine,) = world.driver.machines.values()
+        machine.running, machine.headless = False, True
+        world.reconciler.poke(INSTANCE)
+        await world.until(lambda: world.row.not_before_ms is not None)
+        assert "stop" not in world.driver.calls
+        assert world.row.route_state is RouteState.STOPPED
+        await world.wish(StopInstance)
+        await world.until_settled(STOPPED)
+        assert (world.driver.calls.count("stop"), machine.headless) == (1, False)
+
+
+async def test_what_outlives_its_machine_is_stopped_before_the_next_start() -> None:
+    async with World() as world:
+        await world.wish(ProvisionInstance)
+        await world.until_settled(READY)
+        (machine,) = world.driver.machines.values()
+        machine.running, machine.headless = False, True
+        world.reconciler.poke(INSTANCE)
+        await world.until(lambda: machine.boots == 2)
+        calls = [name for name in world.driver.calls if name in ("start", "stop")]
+        assert (calls, machine.headless) == (["start", "stop", "start"], False)
+        await world.until_settled(READY)
 
 
 async def test_a_driver_that_breaks_ends_in_error_and_can_be_deleted() -> None:

@@ -69,6 +69,11 @@ class Machine:
     endpoint_uid: int | None = None
     controller_uid: int | None = None
 
+    @property
+    def is_headless(self) -> bool:
+        """Something of it runs that belongs to no boot: it is stopped before it is started again."""
+        return self.power is Power.ON and self.boot_id is None
+
 
 @dataclass(frozen=True)
 class Instance:

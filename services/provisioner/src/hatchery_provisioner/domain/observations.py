@@ -8,17 +8,21 @@ from typing import Any
 
 from hatchery_common.contracts.instances import DesiredState
 
-from hatchery_provisioner.domain.instance import Instance, MachineStage, Power
+from hatchery_provisioner.domain.instance import Instance, MachineStage, Power, StorageStage
 from hatchery_provisioner.domain.limits import Limits
 from hatchery_provisioner.domain.reasons import Reason
 
 
 class Phase(StrEnum):
-    """A machine as its driver sees it; a provider's state that we do not know is `unknown`, never a known one."""
+    """A machine as its driver sees it; a provider's state that we do not know is `unknown`, never a known one.
+
+    `headless`: what was to end with the machine still runs, so it is to be stopped before anything else.
+    """
 
     ABSENT = "absent"
     STOPPED = "stopped"
     RUNNING = "running"
+    HEADLESS = "headless"
     UNKNOWN = "unknown"
 
 
@@ -38,22 +42,29 @@ class Observation:
     controller_uid: int | None = None
 
 
-_POWER = {Phase.RUNNING: Power.ON, Phase.STOPPED: Power.OFF, Phase.ABSENT: Power.OFF, Phase.UNKNOWN: Power.UNKNOWN}
+_POWER = {
+    Phase.RUNNING: Power.ON,
+    Phase.HEADLESS: Power.ON,
+    Phase.STOPPED: Power.OFF,
+    Phase.ABSENT: Power.OFF,
+    Phase.UNKNOWN: Power.UNKNOWN,
+}
 
 
 def fold(instance: Instance, seen: Observation, limits: Limits, now_ms: int) -> Instance:
-    """The instance after a look at its current machine."""
+    """The instance after a look at its current machine; of one that was seen absent, too: the look may have erred."""
     machine = instance.machine
-    if machine is None or machine.stage is MachineStage.PLANNED:
+    if machine is None or not may_exist(instance):
         return instance
     same_boot = seen.boot_id is not None and seen.boot_id == machine.boot_id
     power = _POWER[seen.phase]
     if power is Power.UNKNOWN:
         return _out_of_sight(instance, seen).with_machine(power=power)
-    if power is Power.ON:
+    if seen.phase is Phase.RUNNING:
         renewed = {} if same_boot else {"ready": False, "degraded": False}
         return instance.evolve(**renewed).with_machine(
             power=power,
+            stage=MachineStage.CREATED,
             boot_id=seen.boot_id,
             endpoint=seen.endpoint or machine.endpoint,
             controller=seen.controller or machine.controller,
@@ -61,9 +72,17 @@ def fold(instance: Instance, seen: Observation, limits: Limits, now_ms: int) -> 
             controller_uid=seen.controller_uid if seen.controller else machine.controller_uid,
         )
     after = _ended_by_itself(instance, seen, limits, now_ms) if machine.boot_id else instance
-    lost = seen.phase is Phase.ABSENT and instance.desired is DesiredState.RUNNING
-    stage = MachineStage.PLANNED if lost else machine.stage  # a ghost: the row is there, the machine is not
+    if seen.phase is not Phase.ABSENT:
+        stage = MachineStage.CREATED
+    else:  # a ghost: the row is there, the machine is not
+        stage = MachineStage.PLANNED if instance.desired is DesiredState.RUNNING else machine.stage
     return after.evolve(ready=False, degraded=False).with_machine(power=power, boot_id=None, stage=stage)
+
+
+def may_exist(instance: Instance) -> bool:
+    """Whether there is a machine to look at: it was created, or was before a look called it absent."""
+    machine = instance.machine
+    return machine is not None and (machine.stage is not MachineStage.PLANNED or instance.storage is StorageStage.USED)
 
 
 def _out_of_sight(instance: Instance, seen: Observation) -> Instance:

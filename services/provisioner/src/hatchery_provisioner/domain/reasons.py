@@ -18,6 +18,7 @@ class Reason(StrEnum):
     PORT_TAKEN = "port_taken"
     NO_PORT = "no_free_port"
     STORAGE_MISSING = "storage_missing"
+    LABELS_UNREADABLE = "labels_unreadable"
     DRIVER_TIMEOUT = "driver_timeout"
     DRIVER_BROKEN = "driver_broken"
     MACHINE_UNKNOWN = "machine_unknown"
@@ -40,6 +41,7 @@ _REMEDIES = {
     Reason.PORT_TAKEN: "end the program that holds the port, then start it again",
     Reason.NO_PORT: "widen HATCHERY_PROVISIONER_PORT_FIRST/PORT_COUNT or delete unused instances, then start it again",
     Reason.STORAGE_MISSING: "restore the instance's directory or a backup; an empty one is never put in its place",
+    Reason.LABELS_UNREADABLE: "remove the broken machine.json from the instance's directory, then start it again",
     Reason.DRIVER_TIMEOUT: "see whether the machine's host is overloaded, then start it again",
     Reason.DRIVER_BROKEN: "see the error in the provisioner's log; it is a fault of ours, so please report it",
     Reason.MACHINE_UNKNOWN: "see what the driver reports of the machine, then start or delete it",

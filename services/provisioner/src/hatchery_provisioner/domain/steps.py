@@ -64,6 +64,8 @@ def _towards_running(instance: Instance) -> Step:
         return Step.CREATE
     if machine.power is Power.UNKNOWN:
         return Step.WAIT  # what we cannot see is neither started twice nor replaced
+    if machine.is_headless:
+        return Step.STOP
     if machine.power is Power.OFF:
         return Step.START
     return Step.WATCH if instance.ready else Step.WAIT_READY

@@ -8,9 +8,9 @@ from hatchery_common.contracts.instances import InstanceMetered, InstanceStatus
 from hatchery_common.contracts.routes import RouteState
 
 from hatchery_provisioner.domain.errors import DriverError
-from hatchery_provisioner.domain.instance import Instance, Machine, MachineStage, Power
+from hatchery_provisioner.domain.instance import Instance, Machine, Power
 from hatchery_provisioner.domain.metering import Boot, ended, is_due, observed
-from hatchery_provisioner.domain.observations import Observation, Phase, fold
+from hatchery_provisioner.domain.observations import Observation, Phase, fold, may_exist
 from hatchery_provisioner.domain.status import derive
 from hatchery_provisioner.ports import Transaction
 from hatchery_provisioner.reconciler.workbench import Change, Workbench
@@ -36,7 +36,7 @@ class Looker:
     async def look(self, instance: Instance, *, reading: bool = False) -> Instance:
         """Observe the current machine and store what changed; `reading` writes the meter's reading in any case."""
         machine = instance.machine
-        if machine is None or machine.stage is MachineStage.PLANNED:
+        if machine is None or not may_exist(instance):
             return instance
         seen = await look_at(self._bench, machine)
         return await self.store(instance, machine, seen, reading=reading)
@@ -52,7 +52,7 @@ class Looker:
             if held.machine is None or held.machine.machine_id != machine.machine_id:
                 return None
             after = fold(held, seen, bench.limits, bench.now_ms())
-            off = after.machine is not None and after.machine.power is Power.OFF
+            off = after.machine is not None and (after.machine.power is Power.OFF or after.machine.is_headless)
             # nobody is led to an endpoint where nothing, or by now something else, listens
             closed = RouteState.STOPPED if off and held.route_state in _OPEN else None
             if derive(after) is not InstanceStatus.STOPPED:

@@ -8,11 +8,14 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from hatchery_provisioner.domain.errors import DriverTransient
+from hatchery_provisioner.domain.reasons import Reason
 
 _LABELS = "machine.json"
 _LOCKS = Path("/tmp")  # noqa: S108 - OpenClaw keeps its locks there whatever TMPDIR says
@@ -29,6 +32,13 @@ class Labels:
     operation_id: str | None = None
     pid: int | None = None
     started_ticks: int | None = None
+
+
+_NAMES = frozenset(one.name for one in fields(Labels))
+
+
+class LabelsBroken(DriverTransient):
+    """There are labels and nobody can tell whose: neither is this machine here, nor is it not."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +58,29 @@ class InstanceDirectory:
         (self.root / "logs").mkdir(mode=0o700, exist_ok=True)
 
     def labels(self) -> Labels | None:
-        """The machine that lives here, or None."""
-        try:
-            return Labels(**json.loads((self.root / _LABELS).read_bytes()))
-        except (OSError, ValueError, TypeError):
+        """The machine that lives here, or None; what a newer version added is passed over.
+
+        Raises LabelsBroken, and DriverTransient when they cannot be read now.
+        """
+        text = self._read(_LABELS)
+        if text is None:
             return None
+        try:
+            found: dict[str, Any] = json.loads(text)
+            return Labels(**{name: value for name, value in found.items() if name in _NAMES})
+        except (ValueError, TypeError, AttributeError) as error:
+            told = f"{_LABELS} in the instance's directory is broken"
+            raise LabelsBroken(Reason.LABELS_UNREADABLE, told) from error
+
+    def _read(self, name: str) -> bytes | None:
+        """The content, None only when there is no such file: one that cannot be read may say anything."""
+        try:
+            return (self.root / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            told = f"{error.strerror or type(error).__name__} while reading {name} in the instance's directory"
+            raise DriverTransient("host_refused", told) from error
 
     def write_labels(self, labels: Labels) -> None:
         """Replace the labels atomically and durably."""
@@ -70,10 +98,14 @@ class InstanceDirectory:
             (self.root / name).unlink(missing_ok=True)
 
     def controller_record(self) -> dict[str, Any]:
-        """What the controller wrote about itself and its gateway; empty when it is missing or broken."""
+        """What the controller wrote about itself and its gateway; empty when it is missing or broken.
+
+        Raises DriverTransient when it cannot be read now.
+        """
+        text = self._read("controller.json")
         try:
-            found: object = json.loads((self.root / "controller.json").read_bytes())
-        except (OSError, ValueError):
+            found: object = json.loads(text or b"")
+        except ValueError:
             return {}
         return dict(found) if isinstance(found, dict) else {}  # pyright: ignore[reportUnknownArgumentType]
 

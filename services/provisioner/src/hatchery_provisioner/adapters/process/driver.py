@@ -13,11 +13,12 @@ from hatchery_common.clock import Clock, to_ms
 from hatchery_common.log import redact_text
 from hatchery_common.peers import own_uid
 
-from hatchery_provisioner.adapters.process import identity, scanning, spawning
+from hatchery_provisioner.adapters.process import identity, spawning
 from hatchery_provisioner.adapters.process.commands import run_as
-from hatchery_provisioner.adapters.process.directory import InstanceDirectory, Labels
+from hatchery_provisioner.adapters.process.directory import InstanceDirectory, Labels, LabelsBroken
 from hatchery_provisioner.adapters.process.ending import ControllerCalls, Ending
 from hatchery_provisioner.adapters.process.leases import Lease, Leases
+from hatchery_provisioner.adapters.process.sight import Sight, gateway
 from hatchery_provisioner.domain.errors import DriverCapacity, DriverError, DriverPermanent, DriverTransient
 from hatchery_provisioner.domain.observations import Observation, Phase
 from hatchery_provisioner.domain.reasons import Reason
@@ -60,6 +61,7 @@ class ProcessDriver:
     ) -> None:
         self._places = replace(places, machines=places.machines.absolute())
         self._leases = leases
+        self._sight = Sight(self._places.machines)
         self._ending = Ending(self._places.machines, controllers)
         self._clock = clock
         self._is_free = is_free
@@ -100,7 +102,7 @@ class ProcessDriver:
     async def _refuse_other(self, directory: InstanceDirectory, found: Labels, spec: MachineSpec) -> None:
         if found.generation > spec.generation:
             raise DriverPermanent("stale_generation", "a newer machine of this instance exists")
-        if await self._running(directory, found) is not None:
+        if await self._sight.anything(directory, found):
             raise DriverTransient("former_machine_running", "the former machine of this instance still runs")
 
     def _require_space(self) -> None:
@@ -116,7 +118,7 @@ class ProcessDriver:
         if labels is None or labels.machine_id != machine.machine_id:
             raise DriverTransient("machine_absent", "the machine's labels are gone: it must be created again")
         lease = await self._leases.reserve(machine.instance_id)
-        running = await self._running(directory, labels)
+        running = await self._sight.controller(directory, labels)
         if running is not None:
             self._adopt(directory, labels, running)
             return self._placement(lease)
@@ -167,13 +169,17 @@ class ProcessDriver:
     async def stop(self, machine: MachineRef, *, grace_s: float) -> None:
         """Ask the controller to end its gateway and itself; kill both when it does not within the grace."""
         directory = self._directory(machine.instance_id)
-        labels = directory.labels()
-        if labels is None or labels.machine_id != machine.machine_id:
-            return
-        pid = await self._running(directory, labels)
         lease = await self._leases.find(machine.instance_id)
-        if pid is not None:
-            await self._ending.controller(machine.machine_id, pid, lease, grace_s)
+        try:
+            labels = directory.labels()
+        except LabelsBroken:  # whichever machine of the instance runs here: it was to be ended
+            await self._ending.unlabelled(directory)
+        else:
+            if labels is None or labels.machine_id != machine.machine_id:
+                return
+            pid = await self._sight.controller(directory, labels)
+            if pid is not None:
+                await self._ending.controller(machine.machine_id, pid, lease, grace_s)
         await self._ending.stragglers(directory, lease)
         spawning.reap()
 
@@ -181,14 +187,20 @@ class ProcessDriver:
         """Look at labels and processes."""
         spawning.reap()
         directory = self._directory(machine.instance_id)
-        labels = directory.labels()
         now_ms = to_ms(self._clock.now())
+        try:
+            labels = directory.labels()
+        except LabelsBroken as broken:
+            if await self._sight.anything(directory, None):
+                raise
+            return Observation(Phase.STOPPED, now_ms, detail=broken.message)
         if labels is None or labels.machine_id != machine.machine_id:
             return Observation(Phase.ABSENT, now_ms)
-        pid = await self._running(directory, labels)
+        pid = await self._sight.controller(directory, labels)
         ticks = identity.started_ticks(pid) if pid is not None else None
         if pid is None or ticks is None:
-            return Observation(Phase.STOPPED, now_ms, detail=_last_words(directory))
+            phase = Phase.STOPPED if gateway(directory) is None else Phase.HEADLESS
+            return Observation(phase, now_ms, detail=_last_words(directory))
         if not await self._answers_as(machine, labels, pid):
             return Observation(Phase.UNKNOWN, now_ms, detail="another machine answers in its place")
         lease = await self._leases.find(machine.instance_id)
@@ -214,30 +226,25 @@ class ProcessDriver:
         self._adopt(self._directory(machine.instance_id), labels, pid)
         return True
 
-    async def _running(self, directory: InstanceDirectory, labels: Labels) -> int | None:
-        """The pid of this machine's controller: from the labels, else by looking for its command line."""
-        if identity.is_same(labels.pid, labels.started_ticks):
-            return labels.pid
-        return (await scanning.controllers(self._places.machines)).get(directory.root)
-
     async def delete(self, machine: MachineRef) -> None:
         """End the machine and remove what is not data."""
         directory = self._directory(machine.instance_id)
-        labels = directory.labels()
-        if labels is None or labels.machine_id != machine.machine_id:
-            return
+        labels: Labels | None = None
+        with contextlib.suppress(LabelsBroken):
+            labels = directory.labels()
+            if labels is None or labels.machine_id != machine.machine_id:
+                return
         await self.stop(machine, grace_s=0.0)
-        if await self._running(directory, labels) is not None:
-            raise DriverTransient("still_running", "the machine's controller did not end")
+        if await self._sight.anything(directory, labels):
+            raise DriverTransient("still_running", "the machine's processes did not end")
         directory.forget_machine()
 
     async def delete_storage(self, instance_id: str) -> None:
         """Remove the directory, the lock files elsewhere, and the lease."""
         directory = self._directory(instance_id)
         lease = await self._leases.find(instance_id)
-        if directory.root.exists():
-            await self._ending.unlabelled(directory)
-            await self._ending.stragglers(directory, lease)
+        await self._ending.unlabelled(directory)  # even where somebody has removed the directory by hand
+        await self._ending.stragglers(directory, lease)
         try:
             await asyncio.to_thread(directory.remove, lease.uid if lease else None)
         except OSError as error:
@@ -258,17 +265,10 @@ class ProcessDriver:
 
     async def list_owned(self) -> Sequence[Owned]:
         """Every directory below ours, with the machine that its labels name, if any."""
-        if not self._places.machines.is_dir():
-            return []
-        living = await scanning.controllers(self._places.machines)
-        found: list[Owned] = []
-        for root in sorted(self._places.machines.iterdir()):
-            if not root.is_dir() or root.name.startswith("."):
-                continue
-            labels = InstanceDirectory(root).labels()
-            machine_id = labels.machine_id if labels else None
-            found.append(Owned(root.name, machine_id, labels.generation if labels else 0, root in living))
-        return found
+        try:
+            return await self._sight.owned()
+        except OSError as error:
+            raise spawning.refused(error, "listing the machines' directory") from error
 
     async def stop_all(self, *, grace_s: float) -> None:
         """Stop every machine at once, as when the whole stack goes down; desired state is not ours to touch."""

@@ -11,6 +11,7 @@ from typing import Protocol
 from hatchery_provisioner.adapters.process import identity, scanning, spawning
 from hatchery_provisioner.adapters.process.directory import InstanceDirectory
 from hatchery_provisioner.adapters.process.leases import Lease
+from hatchery_provisioner.adapters.process.sight import gateway
 from hatchery_provisioner.domain.errors import DriverTransient
 from hatchery_provisioner.ports import ControllerState
 
@@ -65,6 +66,9 @@ class Ending:
     async def stragglers(self, directory: InstanceDirectory, lease: Lease | None) -> None:
         """Kill what a controller that died hard left running under this root or its user, and see it gone."""
         found = await scanning.leftovers(directory.root, lease.uid if lease else None)
+        written = gateway(directory)
+        if written is not None and written not in found:
+            found.append(written)
         for pid, ticks in found:
             if identity.is_same(pid, ticks):
                 identity.kill_group(pid)

@@ -18,10 +18,13 @@ _POLL_S = 0.05
 
 
 def started_ticks(pid: int) -> int | None:
-    """The start time of a living process in ticks since the host's boot; None when it is gone or a zombie."""
+    """The start time of a living process in ticks since the host's boot; None when it is gone or a zombie.
+
+    Raises OSError when that cannot be told.
+    """
     try:
         line = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return _portable_start(pid)
     fields = line.rpartition(b")")[2].split()  # bytes: a process may give itself a name in no encoding
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
