@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hatchery_cli.commands.billing import app
+from hatchery_cli.commands.billing import app, telling
 from hatchery_cli.preparing import create_database, migrate_bus, migrate_databases
 from hatchery_cli.rendering import role_url
 from hatchery_common.bus import Bus
@@ -112,3 +112,18 @@ def test_the_text_names_each_finding(own_postgres: LocalPostgres, clean_nats_url
     assert result.exit_code == 1
     assert "error[cursor_differs]" in result.output
     assert "NOT sound" in result.output
+
+
+@pytest.mark.parametrize(("is_terminal", "said"), [(True, "check 2 of 9\n"), (False, "")])
+def test_what_takes_long_is_told_where_a_person_looks_on(
+    capsys: pytest.CaptureFixture[str], is_terminal: bool, said: str
+) -> None:
+    async def work() -> None:
+        async with telling(is_terminal=is_terminal, every_s=0.02) as progress:
+            progress("check 1 of 9")
+            progress("check 2 of 9")
+            await asyncio.sleep(0.1)
+            progress("check 3 of 9")
+
+    asyncio.run(work())
+    assert capsys.readouterr().err == said

@@ -110,7 +110,7 @@ async def dump(database: Database) -> dict[str, list[str]]:
 @pytest.mark.parametrize("seed", range(6))
 async def test_a_bad_day_verifies_and_rebuilds_equal(ledger: SqlLedger, database: Database, sample: Any, seed: int):
     deliveries = await history(ledger, database, sample, seed)
-    verified = await verify(database)
+    verified = await verify(database.url)
     assert [finding for finding in verified.findings if not finding.is_warning] == []
     again = deliveries[3]._replace(sequence=sample.sequence + 1)  # the relay published one twice
     rebuilt = await rebuild(database.url, on_stream([*deliveries, again]))
@@ -137,7 +137,7 @@ async def test_the_size_of_batches_changes_nothing(
 
 
 async def test_an_empty_ledger_is_sound(database: Database):
-    assert (await verify(database)).findings == ()
+    assert (await verify(database.url)).findings == ()
     assert (await rebuild(database.url, on_stream([]))).ok
 
 
@@ -205,7 +205,7 @@ async def test_verify_finds(ledger: SqlLedger, database: Database, sample: Any, 
         sample.delivery(sample.recorded("c2", model="unheard-of")),
     ]
     await ledger.apply(batch, posted_at_ms=NOW)
-    before = {finding.code for finding in (await verify(database)).findings}
+    before = {finding.code for finding in (await verify(database.url)).findings}
     assert before == {"event_unsound"}
     async with database.engine.begin() as connection:
         for name in ("transactions", "postings"):
@@ -213,7 +213,7 @@ async def test_verify_finds(ledger: SqlLedger, database: Database, sample: Any, 
         if code == "event_unsound":
             await connection.execute(sa.text("UPDATE events SET outcome = 'noted' WHERE outcome = 'unpriced'"))
         await connection.execute(sa.text(CORRUPTIONS[code]))
-    report = await verify(database)
+    report = await verify(database.url)
     found = {finding.code: finding for finding in report.findings}
     assert code in found
     assert found[code].count >= 1
@@ -277,10 +277,10 @@ async def test_a_kill_loses_and_doubles_nothing(
         return subprocess.run([sys.executable, "-c", CHILD, database.url], env=environment, timeout=60).returncode
 
     assert run() == -signal.SIGKILL
-    assert (await verify(database)).transactions == posted
+    assert (await verify(database.url)).transactions == posted
     grant = sample.grant(amount=5, granted_at_ms=0)
     await ledger.apply([sample.delivery(grant, event_id="evt_1", sequence=1)], posted_at_ms=0)
-    report = await verify(database)
+    report = await verify(database.url)
     assert (report.transactions, report.events) == (1, 1)
     async with database.connect() as connection:
         assert await connection.scalar(sa.text("SELECT count(*) FROM outbox")) == 1

@@ -73,7 +73,7 @@ async def test_from_wish_to_summary_and_back_from_the_stream(clean_nats: NatsSer
     assert sorted(line.kind for line in summary.lines) == ["grant", "machine_time", "model_usage", "usage_unknown"]
     stop.set()
     await asyncio.wait_for(running, 30)
-    verified = await verify(database)
+    verified = await verify(database.url)
     assert verified.ok, verified.findings
     rebuilt = await rebuild(database.url, stored_events(admin, MONEY_EVENTS))
     await admin.close()

@@ -89,7 +89,7 @@ async def test_in_the_ledger_it_leaves_no_line_and_no_noise(ledger: SqlLedger, d
     assert sorted(states) == ["recorded", "unspent"]
     summary = await ledger.summarise(SummaryRequest(tenant="ta"), period="2026-11")
     assert (summary.balance_micro, summary.unknown_calls, summary.transactions) == (-2600, 0, 1)
-    verified = await verify(database)
+    verified = await verify(database.url)
     assert verified.findings == ()
 
     async def stream() -> AsyncIterator[Delivery[Any]]:

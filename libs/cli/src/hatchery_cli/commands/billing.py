@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncGenerator
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,20 +37,40 @@ def group() -> None:
 @app.command()
 def verify(directory: Directory = None, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
     """Check every rule of the ledger on its rows; exits 1 on findings."""
-    from hatchery_common.database import Database
-
     from hatchery_cli.target import find_target
 
     target = find_target(directory, database=database_url)
 
     async def work() -> Any:
-        database = Database(_role_url(target), _SCHEMA, pool_size=1)
-        try:
-            return await _audit().verify(database)
-        finally:
-            await database.close()
+        async with telling(is_terminal=sys.stderr.isatty()) as progress:
+            return await _audit().verify(_role_url(target), progress=progress)
 
     _print(asyncio.run(work()), as_json=as_json)
+
+
+@asynccontextmanager
+async def telling(*, is_terminal: bool, every_s: float = 1.0) -> AsyncGenerator[Callable[[str], None]]:
+    """A place to note how far the work is; where a person looks on, what is new there is said every second."""
+    latest = said = ""
+
+    def note(text: str) -> None:
+        nonlocal latest
+        latest = text
+
+    async def tell() -> None:
+        nonlocal said
+        while True:
+            await asyncio.sleep(every_s)
+            if latest != said:
+                typer.echo(latest, err=True)
+                said = latest
+
+    task = asyncio.create_task(tell()) if is_terminal else None
+    try:
+        yield note
+    finally:
+        if task is not None:
+            task.cancel()
 
 
 @app.command()

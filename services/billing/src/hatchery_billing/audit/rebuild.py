@@ -12,18 +12,17 @@ from typing import Any
 
 import sqlalchemy as sa
 from hatchery_common.bus.delivery import Delivery
-from hatchery_common.database import translated
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from hatchery_billing.adapters import sql
 from hatchery_billing.adapters.books import apply_facts
 from hatchery_billing.audit.order import Order, runs
 from hatchery_billing.audit.reports import Finding, RebuildReport
+from hatchery_billing.audit.snapshot import SCHEMA, snapshot
 from hatchery_billing.domain.book import Fact
 from hatchery_billing.domain.prices import PriceKey
 from hatchery_billing.ports import Quote
 
-SCHEMA = "billing"
 EXAMPLES = 5
 _CHUNK = 500
 _NOT_REPLAYED: dict[str, frozenset[str]] = {  # set by wishes, the clock or the transport, not by what is replayed
@@ -48,19 +47,8 @@ class _Recorded:
 
 async def rebuild(database_url: str, events: AsyncIterator[Delivery[Any]]) -> RebuildReport:
     """Replay the stream's money events and compare; raises DependencyUnavailable when Postgres goes away."""
-    engine = create_async_engine(
-        database_url.replace("postgresql://", "postgresql+asyncpg://", 1),
-        connect_args={"timeout": 10, "server_settings": {"search_path": SCHEMA}},
-    )
-    try:
-        with translated("rebuilding the ledger"):
-            async with engine.connect() as connection:
-                await connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-                report = await _Rebuild(connection).run(events)
-                await connection.rollback()
-    finally:
-        await engine.dispose()
-    return report
+    async with snapshot(database_url, "rebuilding the ledger") as connection:
+        return await _Rebuild(connection).run(events)
 
 
 class _Rebuild:

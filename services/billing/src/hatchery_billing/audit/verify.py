@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
-from hatchery_common.database import Database
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from hatchery_billing.adapters import sql
 from hatchery_billing.adapters.books import price_of
 from hatchery_billing.audit.checks import CHECKS, Check
 from hatchery_billing.audit.reports import Finding, VerifyReport
+from hatchery_billing.audit.snapshot import snapshot
 from hatchery_billing.domain.book import TransactionKind
 from hatchery_billing.domain.rating import rate_call
 
 EXAMPLES = 5
 _CHUNK = 2_000
+Progress = Callable[[str], None]
 
 
-async def verify(database: Database) -> VerifyReport:
-    """Check the whole ledger as it stands at one moment; reads only."""
-    async with database.connect() as connection:
-        await connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-        findings = [found for check in CHECKS if (found := await _run(connection, check)) is not None]
+async def verify(database_url: str, *, progress: Progress = lambda _: None) -> VerifyReport:
+    """Check the whole ledger as it stands at one moment; reads only. Raises DependencyUnavailable when Postgres goes away."""
+    findings: list[Finding] = []
+    async with snapshot(database_url, "verifying the ledger") as connection:
+        await connection.execute(sa.text("SET TRANSACTION READ ONLY"))
+        for number, check in enumerate(CHECKS, start=1):
+            progress(f"check {number} of {len(CHECKS) + 1}: {check.code}")
+            findings += await _run(connection, check)
+        progress(f"check {len(CHECKS) + 1} of {len(CHECKS) + 1}: charge_differs")
         findings += await _recalculate(connection)
         counts = [
             await _count(connection, table) for table in (sql.accounts, sql.transactions, sql.postings, sql.events)
@@ -36,12 +41,13 @@ async def _count(connection: AsyncConnection, table: sa.Table) -> int:
     return int(await connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0)
 
 
-async def _run(connection: AsyncConnection, check: Check) -> Finding | None:
+async def _run(connection: AsyncConnection, check: Check) -> list[Finding]:
     statement = f"SELECT offender, count(*) OVER () FROM ({check.query}) AS found(offender) LIMIT {EXAMPLES}"  # noqa: S608
     rows = (await connection.execute(sa.text(statement))).all()
     if not rows:
-        return None
-    return Finding(check.code, check.message, int(rows[0][1]), tuple(str(row[0]) for row in rows), check.is_warning)
+        return []
+    examples = tuple(str(row[0]) for row in rows)
+    return [Finding(check.code, check.message, int(rows[0][1]), examples, check.is_warning)]
 
 
 async def _recalculate(connection: AsyncConnection) -> list[Finding]:
