@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,6 +56,12 @@ class Stream:
 
     async def stream_state(self, stream: str) -> StreamState:
         return StreamState(stream, "", 0, 0, 1, self.last, 0)
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        return
+
+    def forget_reconnect(self, callback: Callable[[], None]) -> None:
+        return
 
 
 async def test_migrations_equal_the_tables_in_the_code(database: Database) -> None:

@@ -71,9 +71,16 @@ quarantine = sa.Table(
     sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
 )
 
+known_streams = sa.Table(
+    "known_streams",
+    _common,
+    sa.Column("stream", sa.Text, primary_key=True),
+    sa.Column("created", sa.Text, nullable=False),  # as the server gives it: another one is another stream
+)
+
 
 def common_tables(metadata: sa.MetaData) -> None:
-    """Add outbox, inbox, owner and quarantine to a service's metadata, so that its migrations can be compared with it."""
+    """Add the tables that every service has to its metadata, so that its migrations can be compared with it."""
     for table in _common.sorted_tables:
         table.to_metadata(metadata)
 
@@ -185,7 +192,7 @@ class Database:
         self.url = url
         self.schema = schema
         self.outbox_wake = Wake()
-        self._produces = produces
+        self.produces = produces
         self.engine: AsyncEngine = create_async_engine(
             url.replace("postgresql://", "postgresql+asyncpg://", 1),
             pool_size=pool_size,
@@ -226,7 +233,7 @@ class Database:
             async with self.engine.begin() as connection:
                 if epoch is not None:
                     await self._fence(connection, epoch)
-                work = UnitOfWork(connection, f"hatchery/{self.schema}", self._produces, cause)
+                work = UnitOfWork(connection, f"hatchery/{self.schema}", self.produces, cause)
                 yield work
                 reach(f"{self.schema}.before_commit")
         reach(f"{self.schema}.after_commit")

@@ -57,15 +57,16 @@ def create_common_tables() -> None:
     )
 
 
-def create_quarantine() -> None:
-    """Create the common table of messages under suspicion; called by each service's migration of that name."""
-    _create("quarantine")
+def create_suspects_and_streams() -> None:
+    """Create the common tables `quarantine` and `known_streams`; called by each service's migration of that name."""
+    _create("quarantine", "known_streams")
 
 
-def drop_quarantine() -> None:
-    """Undo create_quarantine."""
+def drop_suspects_and_streams() -> None:
+    """Undo create_suspects_and_streams."""
     from alembic import op
 
+    op.drop_table("known_streams")
     op.drop_table("quarantine")
 
 

@@ -6,9 +6,9 @@ It runs in the owner only. A second relay of a frozen process can do no harm: id
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -17,10 +17,10 @@ from structlog.typing import FilteringBoundLogger
 from hatchery_common.bus.errors import BusUnavailable
 from hatchery_common.bus.jetstream import StreamState
 from hatchery_common.bus.publisher import OutgoingRow, PartialPublish
-from hatchery_common.bus.registry import CMD, EVT, ROUTES
 from hatchery_common.database import Database, outbox
 from hatchery_common.errors import DependencyUnavailable
 from hatchery_common.failpoints import reach
+from hatchery_common.holes import Holes
 from hatchery_common.owner import Ownership
 
 BATCH = 500
@@ -36,6 +36,10 @@ class Publisher(Protocol):
     async def publish_rows(self, rows: Sequence[OutgoingRow]) -> list[int]: ...
 
     async def stream_state(self, stream: str) -> StreamState: ...
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None: ...
+
+    def forget_reconnect(self, callback: Callable[[], None]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,28 @@ class Relay:
         self._publisher = publisher
         self._log = log
         self._turn = asyncio.Lock()
+        self._holes = Holes(database, publisher, log)
+        self._is_certain = False  # whether the streams are known to be those that were published to
 
     async def run(self, ownership: Ownership) -> None:
         """Publish for ever; woken by commits here, by NOTIFY from other replicas, and every few seconds."""
-        while True:
-            pause = _IDLE_S
-            try:
-                await self.publish_pending()
-            except DependencyUnavailable as error:
-                self._log.warning("outbox.waiting", reason=error.message)
-                pause = _RETRY_S
-            await self._database.outbox_wake.wait(pause)
+        self._publisher.on_reconnect(self._doubt)
+        try:
+            while True:
+                pause = _IDLE_S
+                try:
+                    await self.publish_pending()
+                except DependencyUnavailable as error:
+                    self._log.warning("outbox.waiting", reason=error.message)
+                    pause = _RETRY_S
+                await self._database.outbox_wake.wait(pause)
+        finally:
+            self._publisher.forget_reconnect(self._doubt)
+
+    def _doubt(self) -> None:
+        """The server was away, and may be another one, or the same with an older store."""
+        self._is_certain = False
+        self._database.outbox_wake.set()
 
     async def publish_pending(self) -> int:
         """Publish all that is pending; returns how many rows. A batch is marked while the next one is on its way.
@@ -74,6 +89,13 @@ class Relay:
         published again, under the same ids.
         """
         async with self._turn:
+            if not self._is_certain:
+                self._is_certain = True  # before the look: a reconnect during it calls for another one
+                try:
+                    await self._holes.requeue()
+                except BaseException:
+                    self._is_certain = False
+                    raise
             return await self._publish_pending()
 
     async def _publish_pending(self) -> int:
@@ -144,43 +166,12 @@ class Relay:
             await asyncio.sleep(_HOUSEKEEPING_S)
 
     async def republish_holes(self) -> int:
-        """Queue again every row whose sequence lies beyond its stream's end (the stream was lost or rolled back).
-
-        Of a route only its newest row: an older one would be published after a newer one that the new stream already has.
-        """
+        """Queue again what the streams have lost; how many rows."""
         async with self._turn:  # what is published meanwhile could overtake what is about to be queued again
-            return await self._republish_holes()
-
-    async def _republish_holes(self) -> int:
-        holes = 0
-        for stream, pattern in ((CMD, "cmd.%"), (EVT, "evt.%"), (ROUTES, "$KV.%")):
-            async with self._database.connect() as connection:
-                highest = await connection.scalar(
-                    sa.select(sa.func.max(outbox.c.stream_sequence)).where(outbox.c.subject.like(pattern))
-                )
-            if not highest:
-                continue
-            last = (await self._publisher.stream_state(stream)).last_sequence
-            if last < highest:
-                holes += await self._requeue(stream, pattern, last)
+            holes = await self._holes.requeue()
         if holes:
-            self._log.error("outbox.holes", rows=holes)
             self._database.outbox_wake.set()
         return holes
-
-    async def _requeue(self, stream: str, pattern: str, last: int) -> int:
-        lost = (
-            outbox.update()
-            .where(outbox.c.subject.like(pattern), outbox.c.stream_sequence > last)
-            .values(published_at=None, stream_sequence=None)
-        )
-        if stream == ROUTES:
-            later = outbox.alias()
-            newer = sa.exists().where(later.c.subject == outbox.c.subject, later.c.id > outbox.c.id)
-            lost = lost.where(~newer)
-        async with self._database.unit_of_work() as work:
-            result: Any = await work.connection.execute(lost)
-        return int(result.rowcount)
 
     async def _forget(self) -> None:
         old = outbox.delete().where(outbox.c.published_at < sa.func.now() - sa.text(f"interval '{KEEP_DAYS} days'"))

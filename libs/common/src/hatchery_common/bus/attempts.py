@@ -21,6 +21,7 @@ from hatchery_common.errors import HatcheryError, Retry
 from hatchery_common.guard import guarded
 
 log = structlog.get_logger("hatchery.bus")
+_WAITS_A_LINE = 10  # a long wait is said again now and then
 Handle = Callable[[Delivery[Any]], Awaitable[None]]
 
 
@@ -119,7 +120,7 @@ class Attempts:
         """How long to wait after this error; marks the message dead where waiting does not help."""
         if error.retry is Retry.DEPENDENCY or held.dead is not None:
             held.waits += 1
-            if held.waits == 1:
+            if held.waits == 1 or held.waits % _WAITS_A_LINE == 0:
                 log.warning("bus.waiting_for_dependency", code=error.code, error=error.message, **self._about(held))
             return _nth(self._settings.dependency_s, held.waits)
         held.failures += 1

@@ -180,6 +180,10 @@ class Bus:
         """Call this after each reconnect."""
         self._connection.on_reconnect(callback)
 
+    def forget_reconnect(self, callback: Callable[[], None]) -> None:
+        """Undo on_reconnect."""
+        self._connection.forget_reconnect(callback)
+
     async def missing(self) -> str | None:
         """Names the durables of this service that the server does not have (readiness); None when all are there."""
         names = await missing(self._jetstream, [self.service])

@@ -255,8 +255,7 @@ class RecordingBus(Bus):
         for batch in batches:
             for message in batch.messages:
                 self._handlers[message.message_type()] = _single(batch)
-        names = [message.message_type() for batch in batches for message in batch.messages]
-        return _Stop(self._handlers, names)
+        return _Stop(self._handlers, [message.message_type() for batch in batches for message in batch.messages])
 
     async def serve(self, handlers: Sequence[RpcHandler], *, concurrency: int = 64) -> Running:
         for handler in handlers:
@@ -275,6 +274,9 @@ class RecordingBus(Bus):
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         self.reconnects.append(callback)
+
+    def forget_reconnect(self, callback: Callable[[], None]) -> None:
+        self.reconnects.remove(callback)
 
     async def missing(self) -> str | None:
         return None
