@@ -8,8 +8,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import rich.text
 from hatchery_cli import main
 
 HEAVY = ("fastapi", "sqlalchemy", "nats", "pydantic", "httpx", "asyncpg", "psutil", "structlog")
@@ -43,6 +45,37 @@ def test_help_lists_commands() -> None:
     done = hatchery("--help")
     assert done.returncode == 0
     assert "status" in done.stdout
+
+
+def commands(command: Any, path: str = "hatchery") -> list[tuple[str, Any]]:
+    """The command and all below it, with their paths."""
+    below = (
+        {name: main.load(name) for name in main.COMMANDS} if path == "hatchery" else getattr(command, "commands", {})
+    )
+    return [(path, command), *(one for name, sub in below.items() for one in commands(sub, f"{path} {name}"))]
+
+
+def test_no_help_text_holds_what_the_terminal_takes_for_markup() -> None:
+    broken: list[str] = []
+    for path, command in commands(main.build()):
+        for name, text in [
+            ("", command.help),
+            *((param.name, getattr(param, "help", None)) for param in command.params),
+        ]:
+            if text and rich.text.Text.from_markup(text).plain != text:
+                broken.append(f"{path} {name}: {text}")
+    assert not broken, "say a default by show_default=, escape other brackets"
+
+
+def test_defaults_that_are_found_out_are_shown() -> None:
+    for words, default in (
+        (("up",), "at first one process"),
+        (("run",), "[default: (all)]"),
+        (("bus", "migrate"), "from the root key"),
+        (("stream", "ls"), "HATCHERY_DIR, or"),
+    ):
+        shown = " ".join(hatchery(*words, "--help").stdout.replace("│", "").split())
+        assert default in shown
 
 
 def test_status_and_down_where_nothing_ever_ran(place: Path) -> None:

@@ -11,7 +11,8 @@ Directory = Annotated[
     Path | None,
     typer.Option(
         "--dir",
-        help="Data directory [default: HATCHERY_DIR, or /var/lib/hatchery/default as root, else below your home]",
+        help="Data directory.",
+        show_default="HATCHERY_DIR, or /var/lib/hatchery/default as root, else below your home",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -17,7 +17,7 @@ Url = Annotated[str | None, typer.Option("--nats-url", envvar="HATCHERY_NATS_URL
 Seed = Annotated[
     str | None,
     typer.Option(
-        "--seed", envvar="HATCHERY_NATS_ADMIN_SEED", help="nkey seed of bus-admin [default: from the root key]."
+        "--seed", envvar="HATCHERY_NATS_ADMIN_SEED", help="nkey seed of bus-admin.", show_default="from the root key"
     ),
 ]
 

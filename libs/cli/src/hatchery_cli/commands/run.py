@@ -13,7 +13,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def run(
-    names: Annotated[list[str] | None, typer.Argument(help="Services to run [default: all].")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Services to run.", show_default="all")] = None,
     stack: Annotated[Path | None, typer.Option(help="Take settings and secrets from this data directory.")] = None,
     prepare: Annotated[bool, typer.Option("--prepare", help="Migrate database and bus first (needs --stack).")] = False,
 ) -> None:

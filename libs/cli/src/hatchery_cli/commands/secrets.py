@@ -21,7 +21,7 @@ def group() -> None:
 @app.command()
 def render(
     directory: Directory = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write [default: the stack's own directory].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write.", show_default="the stack's own directory")] = None,
     database_url: Annotated[
         str | None,
         typer.Option(

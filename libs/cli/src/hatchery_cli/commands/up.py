@@ -10,14 +10,24 @@ import typer
 from hatchery_cli.options import Directory
 
 app = typer.Typer(add_completion=False)
+Port = Annotated[
+    int | None,
+    typer.Option(help="First port; the stack uses PORT to PORT+299.", show_default="the last one, at first 8800"),
+]
+Processes = Annotated[
+    bool | None,
+    typer.Option(
+        "--processes/--one-process",
+        help="Each service in a process of its own.",
+        show_default="as last time, at first one process",
+    ),
+]
 
 
 @app.command()
 def up(
     directory: Directory = None,
-    port: Annotated[
-        int | None, typer.Option(help="First port; the stack uses PORT to PORT+299. [default: 8800]")
-    ] = None,
+    port: Port = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when it is ready; it goes on running.")
     ] = False,
@@ -31,10 +41,7 @@ def up(
             help="Use this Postgres (as a user who may create roles) instead of an embedded one.",
         ),
     ] = None,
-    processes: Annotated[
-        bool | None,
-        typer.Option("--processes/--one-process", help="Each service in a process of its own. [default: one process]"),
-    ] = None,
+    processes: Processes = None,
 ) -> None:
     """Start NATS, Postgres, OpenClaw and the five services on this machine.
 
