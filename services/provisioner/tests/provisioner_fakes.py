@@ -33,6 +33,7 @@ FAST = Limits(
     call_s=1.0,
     observe_s=0.5,
     probe_pause_s=0.01,
+    silent_s=0.2,
     meter_s=0.2,
     backoff_first_s=0.05,
     max_attempts=3,
@@ -46,6 +47,7 @@ class FakeControllers:
         self.phase, self.reason, self.message = "ready", None, ""
         self.revision = 1
         self.errors: list[Exception] = []
+        self.silent = False
         self._driver = driver
         self._changed = asyncio.Event()
 
@@ -59,7 +61,7 @@ class FakeControllers:
         found = self._driver.machines.get(machine_id)
         if self.errors:
             raise self.errors.pop(0)
-        if found is None or not found.running:
+        if found is None or not found.running or self.silent:
             return None
         if since is not None and since >= self.revision:
             try:

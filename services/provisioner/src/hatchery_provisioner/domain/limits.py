@@ -20,6 +20,7 @@ class Limits:
     call_s: float = 30.0
     observe_s: float = 10.0
     probe_pause_s: float = 0.1
+    silent_s: float = 5.0
     meter_s: float = 60.0
     healthy_s: float = 30.0
     max_attempts: int = 5

@@ -12,6 +12,7 @@ class Reason(StrEnum):
     START_DEADLINE = "start_deadline"
     CRASH_LOOP = "crash_loop"
     UNHEALTHY = "gateway_unhealthy"
+    CONTROLLER_SILENT = "controller_silent"
     CONFIG_REJECTED = "config_rejected"
     NOT_INSTALLED = "openclaw_not_installed"
     DISK_FULL = "disk_full"
@@ -35,6 +36,7 @@ _REMEDIES = {
     Reason.START_DEADLINE: "look at the log tail of the step wait_ready, then start it again",
     Reason.CRASH_LOOP: "look at the log, undo the last change of its configuration, then start it again",
     Reason.UNHEALTHY: "restart it; if it comes back, look at its log",
+    Reason.CONTROLLER_SILENT: "look at the controller's log in the instance's directory, then restart it",
     Reason.CONFIG_REJECTED: "correct the named setting in the instance's overrides, then start it again",
     Reason.NOT_INSTALLED: "install OpenClaw with `hatchery up` or set HATCHERY_PROVISIONER_OPENCLAW, then start it again",
     Reason.DISK_FULL: "free space below the machines' directory, then start it again",

@@ -15,7 +15,7 @@ from hatchery_provisioner.domain.wishes import fail
 from hatchery_provisioner.reconciler.looking import Looker
 from hatchery_provisioner.reconciler.starting import Starting
 from hatchery_provisioner.reconciler.stopping import Stopping
-from hatchery_provisioner.reconciler.watching import watch
+from hatchery_provisioner.reconciler.watching import Watching
 from hatchery_provisioner.reconciler.workbench import Change, InstanceGone, Workbench
 
 _UNKNOWN_PAUSE_S = 1.0
@@ -33,6 +33,7 @@ class Lane:
         self._looker = Looker(bench)
         self._starting = Starting(bench, self._looker)
         self._stopping = Stopping(bench, self._looker)
+        self._watching = Watching(bench)
 
     async def run(self) -> None:
         """Work until nothing is left; a failing driver is a matter of the instance, not of the lane."""
@@ -84,7 +85,7 @@ class Lane:
         elif step is Step.WAIT_READY:
             await self._starting.wait_ready(instance, machine)
         elif step is Step.WATCH:
-            await watch(self.bench, instance, machine)
+            await self._watching.watch(instance, machine)
         elif step is Step.STOP:
             await self._stopping.stop(instance, machine)
 

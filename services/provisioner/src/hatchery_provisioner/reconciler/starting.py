@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from hatchery_common.contracts.gateways import ProbeRequest, ProbeResponse
+from hatchery_common.contracts.gateways import ProbeResponse
 from hatchery_common.contracts.instances import DesiredState
 from hatchery_common.contracts.routes import RouteState
 from hatchery_common.errors import HatcheryError, OwnershipLost
@@ -18,6 +18,7 @@ from hatchery_provisioner.domain.reasons import Reason
 from hatchery_provisioner.domain.steps import Step, next_step
 from hatchery_provisioner.ports import ControllerState, MachineSpec, Placement
 from hatchery_provisioner.reconciler.looking import Looker
+from hatchery_provisioner.reconciler.probing import ProbeRefused, probe
 from hatchery_provisioner.reconciler.workbench import Change, Superseded, Workbench
 
 _LONG_POLL_S = 20.0
@@ -26,10 +27,6 @@ _UNDO_S = 8.0  # less than the scheduler waits for its lanes
 _UNDO_GRACE_S = 5.0  # leaves time to kill it
 _NO_ANSWER_FIRST_S, _NO_ANSWER_LONGEST_S = 0.03, 0.3
 _GATEWAY_PORT_TAKEN = "gateway_port_taken"  # as the controller calls it
-
-
-class ProbeRefused(DriverTransient):
-    """The data plane says no, or says nothing: not the machine's fault, so it is asked again until the deadline."""
 
 
 class MachineLost(DriverTransient):
@@ -176,22 +173,12 @@ class Starting:
         """Ask until the answer is yes; after a round of refusals the controller is asked again."""
         bench, pause_s = self._bench, self._bench.limits.probe_pause_s
         until_ms = bench.now_ms() + int(min(_PROBE_ROUND_S, max(0.0, self._left_s(instance))) * 1000)
-        request = ProbeRequest(
-            tenant=instance.tenant,
-            instance_id=instance.instance_id,
-            machine_id=machine.machine_id,
-            route_version=instance.route_version,
-        )
         while True:
             try:
-                answer = await bench.tools.prober.probe(request)
-                if answer.ok:
-                    return answer
-                detail = f"{answer.stage.value}: {answer.detail or 'refused'}"
-            except HatcheryError as error:
-                detail = error.message
-            if bench.now_ms() >= until_ms:
-                raise ProbeRefused(Reason.PROBE, f"the gateway does not answer along its owner's path ({detail})")
+                return await probe(bench, instance, machine)
+            except ProbeRefused:
+                if bench.now_ms() >= until_ms:
+                    raise
             if await bench.pause(pause_s):
                 await self._still_wanted(machine)
             pause_s = min(pause_s * 2, 1.0)
