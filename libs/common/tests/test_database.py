@@ -161,6 +161,15 @@ async def test_a_role_reaches_its_own_schema_only(postgres: PostgresServer, data
             await connection.execute(sa.text("SELECT * FROM other.secrets"))
 
 
+async def test_an_error_of_the_block_is_not_taken_for_one_of_the_database(database: Database) -> None:
+    for error in (FileNotFoundError("a file of the handler's"), TimeoutError("a call of the handler's")):
+        with pytest.raises(type(error)):
+            async with database.unit_of_work() as work:
+                await work.emit(AccountOpened(tenant="ta", opened_at_ms=0))
+                raise error
+    assert await scalar(database, "SELECT count(*) FROM outbox") == 0
+
+
 async def test_a_database_that_does_not_answer_is_a_dependency(database: Database) -> None:
     gone = Database("postgresql://nobody:none@127.0.0.1:1/none", "example")
     with pytest.raises(DependencyUnavailable):

@@ -6,6 +6,7 @@ State change, inbox row and outbox rows are one transaction: `async with databas
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -87,7 +88,7 @@ def common_tables(metadata: sa.MetaData) -> None:
 
 @contextmanager
 def translated(what: str) -> Any:
-    """Turn a lost or refused connection into DependencyUnavailable; other errors of the database pass."""
+    """Turn a lost or refused connection into DependencyUnavailable; other errors of the database, and of the block, pass."""
     try:
         yield
     except (
@@ -99,6 +100,8 @@ def translated(what: str) -> Any:
         OSError,
         TimeoutError,
     ) as error:
+        if isinstance(error, OSError) and not _passed_a_driver(error):  # TimeoutError is one, too
+            raise
         raise DependencyUnavailable(f"Postgres does not answer while {what}: {type(error).__name__}") from error
     except DBAPIError as error:
         if error.connection_invalidated or _is_outage(error.orig):
@@ -108,6 +111,12 @@ def translated(what: str) -> Any:
         if _is_outage(error):
             raise DependencyUnavailable(f"Postgres went away while {what}: {type(error).__name__}") from error
         raise
+
+
+def _passed_a_driver(error: OSError) -> bool:
+    """Whether it came out of a call of the database: a file that the block does not find is no outage of Postgres."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(str(frame.f_globals.get("__name__")).startswith(("sqlalchemy.", "asyncpg.")) for frame in frames)
 
 
 def _is_outage(error: BaseException | None) -> bool:
