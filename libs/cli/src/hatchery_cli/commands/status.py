@@ -71,7 +71,8 @@ def _show(body: dict[str, Any]) -> None:
     table = Table("part", "state", "for", "pid", "restarts", "last crash", box=None)
     for name, part in body["parts"].items():
         age = f"{time.time() - part['since']:.0f} s"
-        table.add_row(name, part["state"], age, str(part["pid"] or ""), str(part["restarts"]), part["reason"] or "")
+        why = part.get("waiting") or part["reason"] or ""
+        table.add_row(name, part["state"], age, str(part["pid"] or ""), str(part["restarts"]), why)
     for name, answer in body["services"].items():
         state = "ready" if answer.get("ok") else str(answer.get("phase", "silent"))
         problems = "; ".join(answer.get("problems", []))

@@ -11,6 +11,8 @@ import psutil
 from hatchery_cli.embedded.processes import stop_group
 
 _CONTROLLER = "hatchery_controller"
+MACHINES_STOP_S = 20.0
+GATEWAYS_STOP_S = 3.0
 _STATE_DIR = "OPENCLAW_STATE_DIR"
 
 
@@ -38,9 +40,12 @@ def gateways(machines: Path) -> list[int]:
     return found
 
 
-def stop_machines(machines: Path, deadline_s: float = 20.0) -> list[int]:
-    """Ask every controller to stop its gateway and end; what is left at the deadline is killed. Returns the killed ones."""
+def stop_machines(machines: Path, deadline_s: float = MACHINES_STOP_S) -> list[int]:
+    """Ask every controller to stop its gateway and end; what is left at the deadline is killed. Returns the killed ones.
+
+    Gateways without a controller get GATEWAYS_STOP_S more.
+    """
     killed = stop_group(controllers(machines), signal.SIGTERM, deadline_s)
     left = gateways(machines)  # of a controller that had died, or that we killed
-    stop_group(left, signal.SIGTERM, 3.0 if left else 0.0)
+    stop_group(left, signal.SIGTERM, GATEWAYS_STOP_S if left else 0.0)
     return killed

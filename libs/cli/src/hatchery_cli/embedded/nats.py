@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hatchery_cli.embedded.layout import write_private
 from hatchery_cli.embedded.processes import is_ours, read_pid, stop_group
-from hatchery_cli.embedded.supervisor import Part
+from hatchery_cli.embedded.supervisor import PROBE_S, Part
 from hatchery_cli.errors import PythonBroken
 
 AUTHORIZATION = "authorization.conf"
@@ -104,13 +104,16 @@ def part(directory: Path, port: int, log: Path) -> Part:
 async def answers(port: int) -> bool:
     """Whether the server greets (it does so only when JetStream is up)."""
     try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
+        async with asyncio.timeout(PROBE_S):
+            return await _greets(port)
+    except OSError:  # TimeoutError is one
         return False
+
+
+async def _greets(port: int) -> bool:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         return (await reader.read(4)) == b"INFO"
-    except OSError:
-        return False
     finally:
         writer.close()
         with contextlib.suppress(OSError):

@@ -22,7 +22,7 @@ from hatchery_cli.embedded.cache import install_once
 from hatchery_cli.embedded.node import wheel
 from hatchery_cli.embedded.places import require_room
 from hatchery_cli.embedded.processes import is_ours, read_pid, stop_group
-from hatchery_cli.embedded.supervisor import Part
+from hatchery_cli.embedded.supervisor import PROBE_S, Part
 from hatchery_cli.errors import DiskFull, ServerFailed, StateDamaged
 
 SUPERUSER = "postgres"
@@ -188,15 +188,18 @@ def part(binaries: Path, data: Path, port: int, owner: Account, log: Path) -> Pa
 async def accepts_queries(port: int) -> bool:
     """Whether the server asks for a password (it does so only when recovery is over)."""
     try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
+        async with asyncio.timeout(PROBE_S):
+            return await _asks_for_password(port)
+    except OSError:  # TimeoutError is one
         return False
+
+
+async def _asks_for_password(port: int) -> bool:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         body = struct.pack("!i", 196608) + f"user\0{SUPERUSER}\0database\0postgres\0\0".encode()
         writer.write(struct.pack("!i", len(body) + 4) + body)
         return await reader.read(1) == b"R"
-    except OSError:
-        return False
     finally:
         writer.close()
         with contextlib.suppress(OSError):

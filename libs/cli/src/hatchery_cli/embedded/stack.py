@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 
 from hatchery_cli.embedded import nats, node, openclaw, postgres
+from hatchery_cli.embedded.budget import Budget
 from hatchery_cli.embedded.cache import cache_root
 from hatchery_cli.embedded.layout import SERVICES, Choices, Layout, Ports
-from hatchery_cli.embedded.machines import stop_machines
+from hatchery_cli.embedded.logs import rotate_all
+from hatchery_cli.embedded.machines import GATEWAYS_STOP_S, MACHINES_STOP_S, stop_machines
 from hatchery_cli.embedded.places import require_ports, require_room
 from hatchery_cli.embedded.probe import all_ready, problems
 from hatchery_cli.embedded.processes import find_ours, stop_group
@@ -26,6 +28,10 @@ _ROOM_MIB = 200
 _FIRST_UID = 60_000_000  # beyond what systems and container engines hand out
 _LOCK_ATTEMPTS = 4
 _HOUSEKEEPING_S = 10.0
+STOP_S = 27.0  # everything together; 30 are promised
+_SERVICES_STOP_S = 8.0
+_SERVERS_STOP_S = 8.0
+_SERVERS_LEAST_S = 4.0
 Changed = Callable[[str, Condition], None]
 
 
@@ -70,23 +76,30 @@ class Stack:
     async def stop(self) -> list[int]:
         """Stop services, machines, servers, in this order; returns controllers that had to be killed."""
         self.state.phase("stopping")
+        budget = Budget(STOP_S)
+        killed: list[int] = []
         try:
-            await asyncio.gather(*(self._supervisor.stop_one(name) for name in ("services", *SERVICES)))
+            await self._stop_parts(("services", *SERVICES), budget.share(_SERVICES_STOP_S))
         finally:  # a step that fails must not leave what follows it running
             try:
-                killed = await asyncio.to_thread(stop_machines, self.layout.machines)
+                limit = budget.share(MACHINES_STOP_S, keep_s=GATEWAYS_STOP_S + _SERVERS_LEAST_S)
+                killed = await asyncio.to_thread(stop_machines, self.layout.machines, limit)
             finally:
-                await self._supervisor.stop()
+                await self._stop_parts(("nats", "postgres"), budget.share(_SERVERS_STOP_S))
         if self._housekeeping is not None:
             self._housekeeping.cancel()
         self.state.phase("stopped")
         return killed
+
+    async def _stop_parts(self, names: Sequence[str], within_s: float) -> None:
+        await asyncio.gather(*(self._supervisor.stop_one(name, within_s) for name in names))
 
     async def _keep_house(self) -> None:
         """What needs doing now and then while the stack runs; for ever."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_S)
             self.state.retry()
+            await asyncio.to_thread(rotate_all, self.layout.logs)
 
     def _needed_ports(self) -> dict[str, int]:
         needed = self.ports.of_services()
@@ -129,9 +142,10 @@ class Stack:
             log=self.layout.logs / f"{part}.log",
             ready=lambda: all_ready(self.ports, shown),
             explain=lambda: problems(self.ports, shown),
-            ready_within_s=40,
+            ready_within_s=600,  # migrations of large tables are part of it
+            slow_after_s=40,
             poll_s=0.05,
-            stop_within_s=8,
+            stop_within_s=_SERVICES_STOP_S,
         )
 
 

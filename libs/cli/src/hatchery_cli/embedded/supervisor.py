@@ -12,13 +12,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hatchery_cli.embedded.logs import rotate, tail
 from hatchery_cli.errors import ServerFailed
 
 _FIRST_BACKOFF_S = 0.2
 _LAST_BACKOFF_S = 10.0
 _HEALTHY_AFTER_S = 5.0  # a crash loop does not live that long
-_TAIL = 600
-_LOG_BYTES = 20 * 1024**2
+_NEXT_WORD_S = 30.0  # between two words about a start that takes long
+_SLOW_POLL_S = 0.5
+PROBE_S = 2.0  # one look at whether a server answers
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Part:
     environment: Mapping[str, str]
     log: Path
     ready: Callable[[], Awaitable[bool]]
-    ready_within_s: float = 20.0
+    ready_within_s: float = 900.0  # at its first start; a large store takes its time to recover
+    slow_after_s: float = 20.0  # then it is told what is waited for; after a restart the part counts as degraded
     poll_s: float = 0.02
     before: Callable[[], object] | None = None
     explain: Callable[[], Awaitable[str]] | None = None  # why it is not ready, better than the end of its log
@@ -49,6 +52,7 @@ class Condition:
     since: float = field(default_factory=time.time)
     restarts: int = 0
     reason: str | None = None
+    waiting: str | None = None  # what a start that takes long waits for
 
 
 class NotReady(ServerFailed):
@@ -66,11 +70,11 @@ class Supervisor:
         self.conditions: dict[str, Condition] = {}
 
     async def start(self, part: Part) -> None:
-        """Start a part and wait until it is ready; raises ServerFailed with the end of its log."""
+        """Start a part and wait until it is ready, as long as it lives; raises ServerFailed with the end of its log."""
         self._parts[part.name] = part
         self.conditions[part.name] = Condition()
         try:
-            await self._launch(part)
+            await self._launch(part, part.ready_within_s)
         except (ServerFailed, OSError) as error:
             self._set(part.name, "failed", reason=str(error))
             await self._end(part)
@@ -82,8 +86,8 @@ class Supervisor:
         for name in reversed(list(self._parts)):
             await self.stop_one(name)
 
-    async def stop_one(self, name: str) -> None:
-        """Stop one part and forget it; nothing happens when it was never started."""
+    async def stop_one(self, name: str, within_s: float = float("inf")) -> None:
+        """Stop one part and forget it; nothing happens when it was never started. It is killed after its own limit or this."""
         part = self._parts.pop(name, None)
         if part is None:
             return
@@ -91,14 +95,15 @@ class Supervisor:
             watcher.cancel()
             await asyncio.wait([watcher])
         self._set(name, "stopping")
-        await self._end(part)
+        await self._end(part, within_s)
         self._set(name, "stopped")
 
-    async def _launch(self, part: Part) -> None:
+    async def _launch(self, part: Part, within_s: float) -> None:
         if part.before is not None:
             await asyncio.to_thread(part.before)
         self._set(part.name, "starting")
-        with _rotated(part.log).open("ab") as log:
+        rotate(part.log)
+        with part.log.open("ab") as log:  # appended to, so that it can be emptied while the child holds it
             child = await asyncio.create_subprocess_exec(
                 *part.argv, stdin=DEVNULL, stdout=log, stderr=log, env=dict(part.environment), cwd="/",
                 start_new_session=True, user=part.uid, group=part.gid,
@@ -106,17 +111,28 @@ class Supervisor:
             )  # fmt: skip
         self._children[part.name] = child
         self._set(part.name, "starting", pid=child.pid)
-        end = time.monotonic() + part.ready_within_s
-        while not await part.ready():
-            if child.returncode is not None:
-                raise ServerFailed(f"{part.name} {ended(child.returncode)}{_tail(part.log)}", hint=f"see {part.log}")
-            if time.monotonic() > end:
-                why = await part.explain() if part.explain else _tail(part.log).removeprefix(": ")
-                raise NotReady(
-                    f"{part.name} did not get ready within {part.ready_within_s:.0f} s: {why}", hint=f"see {part.log}"
-                )
-            await asyncio.sleep(part.poll_s)
+        await self._until_ready(part, child, within_s)
         self._set(part.name, "ready", pid=child.pid)
+
+    async def _until_ready(self, part: Part, child: Process, within_s: float) -> None:
+        """Wait while it lives and may be recovering; raises ServerFailed when it ends, NotReady at the limit."""
+        began = time.monotonic()
+        next_word = part.slow_after_s
+        while not await part.ready():
+            waited = time.monotonic() - began
+            if child.returncode is not None:
+                raise ServerFailed(f"{part.name} {ended(child.returncode)}{tail(part.log)}", hint=f"see {part.log}")
+            if waited > within_s:
+                raise NotReady(
+                    f"{part.name} did not get ready within {within_s:.0f} s: {await _why(part)}", hint=f"see {part.log}"
+                )
+            if waited > next_word:
+                next_word = waited + _NEXT_WORD_S
+                waiting = (
+                    f"is not ready after {waited:.0f} s, waiting for up to {within_s / 60:.0f} min: {await _why(part)}"
+                )
+                self._set(part.name, "starting", pid=child.pid, waiting=waiting)
+            await asyncio.sleep(part.poll_s if waited < part.slow_after_s else _SLOW_POLL_S)
 
     async def _watch(self, part: Part) -> None:
         """See to it that the part runs, for ever: without its watcher it would never be started again."""
@@ -135,13 +151,13 @@ class Supervisor:
         child = self._children[part.name]
         code = await self._until_ended(part, child)
         self.conditions[part.name].restarts += 1
-        reason = ended(code) if code < 0 else f"{ended(code)}{_tail(part.log)}"
+        reason = ended(code) if code < 0 else f"{ended(code)}{tail(part.log)}"
         self._set(part.name, "restarting", reason=reason)
         kill_group(child.pid)
         await asyncio.sleep(backoff.next())
         backoff.begun()
         try:
-            await self._launch(part)
+            await self._launch(part, min(part.slow_after_s, part.ready_within_s))
         except NotReady as error:  # it lives and says what it waits for: another restart would not help
             self._set(part.name, "degraded", pid=self._children[part.name].pid, reason=str(error))
         except (ServerFailed, OSError) as error:
@@ -158,7 +174,7 @@ class Supervisor:
                     self._set(part.name, "ready", pid=child.pid)
         return await child.wait()
 
-    async def _end(self, part: Part) -> None:
+    async def _end(self, part: Part, within_s: float = float("inf")) -> None:
         """Stop one child: its signal, then SIGKILL for its whole group."""
         child = self._children.get(part.name)
         if child is None:
@@ -167,25 +183,28 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 child.send_signal(part.stop_signal)
             try:
-                await asyncio.wait_for(child.wait(), part.stop_within_s)
+                await asyncio.wait_for(child.wait(), min(part.stop_within_s, within_s))
             except TimeoutError:
                 kill_group(child.pid)
                 await child.wait()
         kill_group(child.pid)
 
-    def _set(self, name: str, state: str, *, pid: int | None = None, reason: str | None = None) -> None:
-        self._keep(name, state, pid=pid, reason=reason)
+    def _set(
+        self, name: str, state: str, *, pid: int | None = None, reason: str | None = None, waiting: str | None = None
+    ) -> None:
+        self._keep(name, state, pid=pid, reason=reason, waiting=waiting)
         with contextlib.suppress(
             OSError
         ):  # a full disk or a closed terminal: parts are watched and stopped all the same
             self._changed(name)
 
-    def _keep(self, name: str, state: str, *, pid: int | None, reason: str | None) -> None:
+    def _keep(self, name: str, state: str, *, pid: int | None, reason: str | None, waiting: str | None = None) -> None:
         condition = self.conditions[name]
         if condition.state != state:
             condition.state, condition.since = state, time.time()
         condition.pid = pid if state in ("starting", "ready", "degraded") else None
         condition.reason = reason if reason is not None else condition.reason
+        condition.waiting = waiting
 
 
 class _Backoff:
@@ -207,6 +226,11 @@ class _Backoff:
         return pause
 
 
+async def _why(part: Part) -> str:
+    """What keeps a living part from being ready."""
+    return await part.explain() if part.explain else tail(part.log).removeprefix(": ")
+
+
 def kill_group(pid: int) -> None:
     """SIGKILL to what is left of the process group that this child led."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -218,22 +242,3 @@ def ended(code: int) -> str:
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     return f"ended with exit code {code}"
-
-
-def _rotated(log: Path) -> Path:
-    """The log, set aside when it has grown large (one old one is kept)."""
-    if log.exists() and log.stat().st_size > _LOG_BYTES:
-        log.replace(log.with_name(f"{log.name}.1"))
-    return log
-
-
-def _tail(log: Path, lines: int = 3) -> str:
-    """The last lines of a log, as a suffix for a sentence."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 4000))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    kept = [line.strip() for line in text.splitlines() if line.strip()][-lines:]
-    return (": " + " | ".join(kept))[:_TAIL] if kept else ""

@@ -22,7 +22,7 @@ from hatchery_cli.embedded.welcome import welcome
 from hatchery_cli.errors import AlreadyRunning, ServerFailed
 from hatchery_cli.terminal import Patient
 
-_DETACHED_WITHIN_S = 120.0
+_DETACHED_WITHIN_S = 1800.0  # longer than any part of it waits for itself
 _NOTE = "HATCHERY_UP_NOTE"  # from `up --detach` to its child: what came of the installation
 console = Patient(highlight=False, soft_wrap=True)
 
@@ -126,8 +126,10 @@ class _Teller:
 
     def __init__(self) -> None:
         self._seen: dict[str, str] = {}
+        self._waiting: dict[str, str] = {}
 
     def tell(self, name: str, condition: Condition) -> None:
+        self.tell_waiting(name, condition.waiting)
         before = self._seen.get(name)
         self._seen[name] = condition.state
         if condition.state == before:
@@ -137,6 +139,12 @@ class _Teller:
         elif condition.state == "ready":
             again = f" again (restart {condition.restarts})" if condition.restarts else ""
             console.print(f"{name} is ready{again}, pid {condition.pid}")
+
+    def tell_waiting(self, name: str, waiting: str | None) -> None:
+        """Print what a start that takes long waits for, once."""
+        if waiting is not None and waiting != self._waiting.get(name):
+            self._waiting[name] = waiting
+            console.print(f"{name} {waiting}", markup=False)
 
 
 def _detach(layout: Layout, choices: Choices, note: str) -> None:
@@ -148,9 +156,13 @@ def _detach(layout: Layout, choices: Choices, note: str) -> None:
             [sys.executable, "-m", "hatchery_cli", "up", "--dir", str(layout.root)],
             stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd="/", env={**os.environ, _NOTE: note},
         )  # fmt: skip
+    teller = _Teller()
     end = time.monotonic() + _DETACHED_WITHIN_S
     while time.monotonic() < end:
         state = read_state(layout) or {}
+        if state.get("pid") == child.pid:
+            for name, part in state["parts"].items():
+                teller.tell_waiting(name, part["waiting"])
         if state.get("pid") == child.pid and state.get("phase") == "ready":
             console.print(welcome(layout, choices, time.time() - began, detached=True))
             return
