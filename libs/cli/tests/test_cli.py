@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import rich.text
 from hatchery_cli import main
+from hatchery_common.testing.ports import free_port
 
 HEAVY = ("fastapi", "sqlalchemy", "nats", "pydantic", "httpx", "asyncpg", "psutil", "structlog")
 
@@ -91,6 +92,25 @@ def test_typed_errors_are_printed_with_code_and_remedy(place: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error[place_unusable]: ")
     assert "→ " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "address"),
+    [
+        (("stream", "ls", "--nats-url", "nats://127.0.0.1:{port}"), "nats://127.0.0.1:{port}"),
+        (("billing", "verify", "--database-url", "postgresql://a:b@127.0.0.1:{port}/x"), "('127.0.0.1', {port})"),
+    ],
+)
+def test_a_server_that_does_not_answer_is_named_with_a_remedy(
+    words: tuple[str, ...], address: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HATCHERY_ROOT_KEY", "ab" * 32)
+    monkeypatch.setenv("HATCHERY_DIR", str(place / "none"))
+    port = free_port()
+    done = hatchery(*(word.format(port=port) for word in words))
+    assert done.returncode == 1
+    assert address.format(port=port) in done.stderr
+    assert "→ is it running? see `hatchery status`" in done.stderr
 
 
 def test_run_ends_at_once_and_names_every_missing_setting() -> None:

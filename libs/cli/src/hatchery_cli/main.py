@@ -86,6 +86,12 @@ def report(error: Any, *, as_json: bool) -> None:
         typer.echo(f"  → {error.hint}", err=True)
 
 
+def is_it_running(error: BaseException) -> str:
+    """What to do when a server does not answer, with what the system said of it: that names the address."""
+    said = f" ({error.__cause__})" if isinstance(error.__cause__, OSError) and str(error.__cause__) else ""
+    return f"is it running? see `hatchery status`{said}"
+
+
 def failed(error: HatcheryError, *, as_json: bool) -> int:
     """Print a typed error; returns the exit code that belongs to it."""
     from hatchery_common.errors import SettingsWrong
@@ -96,9 +102,11 @@ def failed(error: HatcheryError, *, as_json: bool) -> int:
 
 def run() -> None:
     """Entry point of the console script."""
-    from hatchery_common.errors import HatcheryError
+    from hatchery_common.errors import DependencyUnavailable, HatcheryError
 
     try:
         build()(prog_name=os.environ.get("HATCHERY_PROG", "hatchery"))
     except HatcheryError as error:
+        if isinstance(error, DependencyUnavailable):
+            error.hint = error.hint or is_it_running(error)
         sys.exit(failed(error, as_json="--json" in sys.argv))
