@@ -23,6 +23,11 @@ class Person:
     thread: dict[str, Any]
     turn: Turn
 
+    def said_in(self, session_key: str) -> list[str]:
+        """What the person said in this session of the own gateway."""
+        history = self.site.get(f"/api/openclaw/sessions/{session_key}/history")["messages"]
+        return [message["text"] for message in history if message["role"] == "user"]
+
     @property
     def tenant(self) -> str:
         return str(self.site.get("/api/me")["tenant"])

@@ -58,6 +58,7 @@ def test_ac1_chat_streams_and_persists_across_calls(ann: Person) -> None:
     assert first[0].data["thread_id"] == second[0].data["thread_id"]
     assert any(one.event == "text.delta" for one in first)
     assert "the first call" in turn_of(second[1:]).text, "the second answer knows of the first call"
+    assert ann.said_in("agent:main:ac1") == ["the first call", "the second call"]
 
 
 @pytest.mark.mission("AC2")
@@ -117,6 +118,7 @@ def test_ac8_an_answer_streams_from_gateway_to_site(ann: Person) -> None:
     assert any(one.event == "text.delta" for one in rest), "the first words came before the last ones were known"
     assert rest[-1].event == "run.finished"
     assert ann.site.history(thread)[-1]["text"] == text
+    assert [said.strip() for said in ann.said_in("agent:main:ac8")] == [body["message"].strip()]
     assert ann.site.get(f"/api/runs/{run}")["status"] == "finished"
 
 

@@ -75,6 +75,8 @@ def test_a1_10_chat_streams_for_a_bearer_and_for_a_server(ann: Person, acting: C
         turn = turn_of(seen[1:])
         assert turn.chunks >= 1
         assert "say it back" in turn.text
+        assert ann.site.get(f"/api/threads/{seen[0].data['thread_id']}")["session_key"] == "agent:main:main"
+    assert ann.said_in("agent:main:main") == ["say it back", "say it back"]
 
 
 @pytest.mark.mission("A1.12")

@@ -14,6 +14,7 @@ from hatchery_agent.adapters.sql_runs import SqlRuns
 from hatchery_agent.adapters.sql_threads import SqlLeases, SqlThreads
 from hatchery_agent.domain.errors import LeaseLost
 from hatchery_agent.domain.folding import RunPhase, RunState
+from hatchery_agent.handlers.threads import create_thread
 from hatchery_agent.main import service
 from hatchery_agent.ports import Checkpoint, Held, Lease
 from hatchery_common.clock import SystemClock
@@ -75,6 +76,40 @@ async def test_the_same_client_key_is_the_same_thread_per_tenant(threads: SqlThr
     assert (await created(threads, "tb")).thread_id != first.thread_id
     assert (await created(threads, key=None)).thread_id != (await created(threads, key=None)).thread_id
     assert first.session_key == f"agent:main:hatch:{first.thread_id}"
+
+
+async def test_a_thread_may_speak_in_a_given_session(threads: SqlThreads):
+    request = CreateThreadRequest(
+        tenant="ta", instance_id="ins_1", client_key="s", session_key="agent:main:whatsapp:+49"
+    )
+    first = await create_thread(request, threads=threads)
+    assert first.session_key == "agent:main:whatsapp:+49"
+    assert await create_thread(request, threads=threads) == first
+    for wrong in ("", "main", "agent:main", "agent:main:", "agent:main:a b", "agent:main:a\n", "agent:MAIN:x"):
+        with pytest.raises(InvalidInput, match="session_key"):
+            await create_thread(request.model_copy(update={"session_key": wrong}), threads=threads)
+
+
+async def test_a_thread_of_an_instance_that_is_gone_moves_once_its_runs_have_ended(
+    threads: SqlThreads, database: Database
+):
+    thread = await created(threads)
+    request = CreateThreadRequest(tenant="ta", instance_id="ins_2", client_key="k", replaces_instance_id="ins_1")
+    elsewhere = request.model_copy(update={"replaces_instance_id": "ins_0"})
+    assert (
+        await threads.create(elsewhere)
+        == await threads.create(elsewhere.model_copy(update={"instance_id": "x"}))
+        == thread
+    )
+    await threads.submit(message(thread))
+    with pytest.raises(Conflict, match="still to end"):
+        await threads.create(request)
+    async with database.unit_of_work() as work:
+        await work.connection.execute(runs.update().values(status="failed"))
+    moved = await threads.create(request)
+    assert (moved.thread_id, moved.instance_id) == (thread.thread_id, "ins_2")
+    assert await threads.create(request) == moved
+    assert (await threads.submit(message(thread, "run_2"))).instance_id == "ins_2"
 
 
 async def test_another_tenants_thread_is_not_found_wherever_it_is_named(threads: SqlThreads, database: Database):

@@ -45,6 +45,13 @@ async def test_a_command_delivered_twice_answers_once(world):
     assert world.runtime.received == ["Hi"]
 
 
+async def test_a_command_delivered_again_after_its_thread_has_moved_changes_nothing(world):
+    await world.deliver()
+    world.rows.runs["run_1"] = replace(world.rows.runs["run_1"], instance_id="ins_of_later")
+    await world.deliver()
+    assert world.runtime.received == ["Hi"]
+
+
 async def test_a_death_at_any_step_leaves_exactly_one_answer(make_world):
     steps = 0
     for die_at in range(1, 200):

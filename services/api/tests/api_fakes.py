@@ -82,9 +82,13 @@ class FakeCalls:
         named = thread_id(request.tenant, request.client_key)
         view = ThreadView(
             thread_id=named, instance_id=request.instance_id, title=request.title,
-            session_key=f"agent:main:{named}", created_at_ms=1, updated_at_ms=1,
+            session_key=request.session_key or f"agent:main:hatch:{named}", created_at_ms=1, updated_at_ms=1,
         )  # fmt: skip
-        return self.threads.setdefault(named, (request.tenant, view))[1]
+        held = self.threads.setdefault(named, (request.tenant, view))[1]
+        if held.instance_id == request.replaces_instance_id:
+            held = held.model_copy(update={"instance_id": request.instance_id})
+            self.threads[named] = (request.tenant, held)
+        return held
 
     def _get_thread(self, request: Any) -> ThreadView:
         tenant, view = self.threads.get(request.thread_id, ("", None))

@@ -6,9 +6,10 @@ import asyncio
 import json
 
 import pytest
-from hatchery_api.domain.threads import Resume, fold, resume
+from hatchery_api.domain.threads import Resume, canonical_session_key, fold, resume
 from hatchery_api.routes.sse import HEARTBEAT, EventStream
 from hatchery_common.bus.errors import BusUnavailable
+from hatchery_common.contracts.instances import InstanceDeleted, InstanceStatus
 from hatchery_common.contracts.threads import PostMessage, ThreadEntry, ThreadEntryType
 
 ME = {"X-OA-Internal-Key": "oa-internal-key-0123456789", "X-OA-User-Id": "ada"}
@@ -66,6 +67,33 @@ async def test_a_message_is_accepted_once(world, thread):
     assert len(world.calls.submitted) == 1
     assert (await world.client.get(f"/api/runs/{data['run_id']}", headers=ME)).json()["data"]["status"] == "queued"
     assert (await world.client.get(f"/api/runs/{data['run_id']}", headers=OTHER)).status_code == 404
+
+
+async def test_a_key_does_not_name_a_thread_of_another_instance(world, thread):
+    await world.client.post("/api/openclaw/instance", headers=ME, json={"name": "work"})
+    made = (await world.client.post("/api/threads", headers=ME, json={"client_key": "k"})).json()["data"]
+    there = {"client_key": "k", "instance": "work"}
+    session = {"message": "hi", "sessionKey": made["session_key"], "instance": "work"}
+    for path, body in (("/api/threads", there), ("/api/openclaw/chat", session)):
+        answer = await world.client.post(path, headers=ME, json=body)
+        assert (answer.status_code, answer.json()["error_detail"]["code"]) == (409, "thread_elsewhere")
+        assert "on the instance default" in answer.json()["error"]
+        assert answer.json()["error_detail"]["hint"]
+    assert world.calls.threads[made["thread_id"]][1].instance_id == made["instance_id"]
+
+
+async def test_a_thread_moves_from_an_instance_that_is_gone(world, provisioned, thread):
+    events, _ = provisioned
+    first = (await world.client.post("/api/threads", headers=ME, json={"client_key": "k"})).json()["data"]
+    await events.status(InstanceDeleted, InstanceStatus.DELETED, version=9)
+    renewed = (await world.client.post("/api/openclaw/instance", headers=ME)).json()["data"]["instance_id"]
+    session = {"message": "hi", "sessionKey": first["session_key"]}
+    answer = await world.client.post("/api/openclaw/chat", headers=ME, json=session)
+    assert (answer.status_code, answer.json()["error_detail"]["code"]) == (409, "thread_elsewhere")
+    moved = (await world.client.post("/api/threads", headers=ME, json={"client_key": "k"})).json()["data"]
+    assert (moved["thread_id"], moved["instance_id"]) == (first["thread_id"], renewed)
+    assert renewed != first["instance_id"]
+    assert (await world.client.post("/api/openclaw/chat", headers=ME, json=session)).status_code == 200
 
 
 def posts(world):
@@ -131,9 +159,37 @@ async def test_chat_without_a_thread_has_one_and_a_session_has_its_own(world, th
 
     default = await chat()
     assert await chat() == default != thread
-    named = await chat(sessionKey="agent:main:other")
-    assert await chat(sessionKey="agent:main:other") == named != default
-    assert await chat(sessionKey=f"agent:main:{thread}") == thread
+    assert await chat(sessionKey=f"agent:main:hatch:{thread}") == thread
+    for key in ("agent:main:whatsapp:+49", "other"):
+        named = await chat(sessionKey=key)
+        assert await chat(sessionKey=key.upper()) == named not in (default, thread)
+        made = (await world.client.get(f"/api/threads/{named}", headers=ME)).json()["data"]
+        assert made["session_key"] == f"agent:main:{key.removeprefix('agent:main:')}"
+
+
+async def test_a_session_is_found_however_many_threads_were_used_since(world, thread):
+    for number in range(205):
+        world.calls.threads[f"thd_{number}"] = world.calls.threads[thread]
+    world.calls.threads[thread] = world.calls.threads.pop(thread)  # listed last: the one not used for longest
+    body = {"message": "hi", "sessionKey": f"agent:main:hatch:{thread}"}
+    answer = await world.client.post("/api/openclaw/chat", headers=ME, json=body)
+    assert answer.headers["x-hatchery-thread-id"] == thread
+
+
+@pytest.mark.parametrize("key", ["a b", "agent:main", "agent::x", "agent:main:", "x\n"])
+async def test_what_is_no_session_key_is_refused(world, thread, key):
+    answer = await world.client.post("/api/openclaw/chat", headers=ME, json={"message": "hi", "sessionKey": key})
+    assert (answer.status_code, answer.json()["error_detail"]["code"]) == (422, "invalid_input")
+    assert len(world.calls.threads) == 1
+
+
+def test_a_session_key_is_written_as_openclaw_files_it():
+    keys = {
+        "Main": "agent:main:main",
+        "agent:Main:X": "agent:main:x",
+        "Signal:group:aB=": "agent:main:Signal:group:aB=",
+    }
+    assert {key: canonical_session_key(key) for key in keys} == keys
 
 
 async def test_a_repeated_chat_reads_the_same_run(world, thread):

@@ -105,12 +105,18 @@ def thread_subject(tenant: str, thread_id: str) -> str:
 
 
 class CreateThreadRequest(Model):
-    """Create a thread, or return the one that this client key already names."""
+    """Create a thread, or return the one that this client key already names.
+
+    A new thread speaks in the OpenClaw session `session_key` (without one in a session of its own). `replaces_instance_id` is an
+    instance that is gone: a thread of this client key that was bound to it is bound to `instance_id` from now on.
+    """
 
     tenant: str
     instance_id: str
     title: str | None = Field(default=None, max_length=200)
     client_key: str | None = Field(default=None, max_length=200)
+    session_key: str | None = Field(default=None, max_length=200)
+    replaces_instance_id: str | None = None
 
 
 class ThreadView(Model):

@@ -42,13 +42,26 @@ class SqlThreads:
             "instance_id": request.instance_id,
             "title": request.title,
             "kind": "openclaw",
-            "session_key": f"agent:main:hatch:{thread_id}",
+            "session_key": request.session_key or f"agent:main:hatch:{thread_id}",
             "created_at_ms": now_ms,
             "updated_at_ms": now_ms,
         }
         async with self._database.unit_of_work() as work:
             await work.connection.execute(insert(threads).values(row).on_conflict_do_nothing())
+            if request.replaces_instance_id is not None:
+                await self._move(work.connection, thread_id, request)
         return await self.get(request.tenant, thread_id)
+
+    async def _move(self, connection: AsyncConnection, thread_id: str, request: CreateThreadRequest) -> None:
+        """Bind the thread to its new instance; not while runs are open, whose commands and turns name the old one."""
+        thread = await _thread(connection, request.tenant, thread_id, lock=True)
+        if thread.instance_id != request.replaces_instance_id:
+            return
+        if await _open_runs(connection, thread_id):
+            hint = "repeat this when they have ended"
+            raise Conflict("answers of this thread on its old instance are still to end", hint=hint)
+        moved = {"instance_id": request.instance_id, "updated_at_ms": to_ms(self._clock.now())}
+        await connection.execute(threads.update().where(threads.c.thread_id == thread_id).values(moved))
 
     async def get(self, tenant: str, thread_id: str) -> ThreadView:
         async with self._database.connect() as connection:
@@ -93,8 +106,7 @@ class SqlThreads:
         return True
 
     async def _store(self, connection: AsyncConnection, request: SubmitMessageRequest) -> None:
-        waiting = sa.select(sa.func.count()).where(runs.c.thread_id == request.thread_id, runs.c.status.in_(OPEN))
-        if (await connection.scalar(waiting) or 0) >= MAX_WAITING:
+        if await _open_runs(connection, request.thread_id) >= MAX_WAITING:
             raise Conflict(f"{MAX_WAITING} messages of this thread wait for an answer", hint="wait for some of them")
         now_ms = to_ms(self._clock.now())
         run: dict[str, Any] = {
@@ -154,6 +166,11 @@ async def _thread(connection: AsyncConnection, tenant: str, thread_id: str, *, l
     if row is None:
         raise NotFound("there is no such thread", thread_id=thread_id)
     return row
+
+
+async def _open_runs(connection: AsyncConnection, thread_id: str) -> int:
+    query = sa.select(sa.func.count()).where(runs.c.thread_id == thread_id, runs.c.status.in_(OPEN))
+    return int(await connection.scalar(query) or 0)
 
 
 def _view(row: sa.Row[Any]) -> ThreadView:

@@ -31,10 +31,10 @@ async def answer_message(delivery: Delivery[PostMessage], *, tools: RunTools) ->
     """Bring the run of this command to its one end, or hand it over to its row; returns only when that is committed."""
     command = delivery.message
     row = await tools.runs.load(command.tenant, command.run_id)
+    if row.ended or row.parked:
+        return  # first, since the thread of an ended run may be bound to another instance by now
     if (row.thread_id, row.instance_id) != (command.thread_id, command.instance_id):
         raise InvalidInput("the command names another thread or instance than its run", run_id=row.run_id)
-    if row.ended or row.parked:
-        return
     work = partial(_work_in_a_slot, row=row, cause=delivery, tools=tools)
     left_open = await hold_thread(work, row.tenant, row.thread_id, leases=tools.leases, lease_s=tools.lease_s)
     if left_open:  # only now, since nobody takes up what is held

@@ -11,7 +11,8 @@ HatcheryError
 │   ├── NoUser                nobody of this id was ever seen
 │   └── NoInstance            the user has no instance of this name
 ├── Conflict
-│   └── InstanceDeleting      the instance is being deleted; the operation is named
+│   ├── InstanceDeleting      the instance is being deleted; the operation is named
+│   └── ThreadElsewhere       the key's thread is bound to another instance
 ├── DependencyUnavailable
 │   └── RuntimeUnavailable    the runtime API does not answer
 └── RemoteError
@@ -64,6 +65,12 @@ class InstanceDeleting(Conflict):
     """The instance is being deleted; context names the operation."""
 
     code = "instance_deleting"
+
+
+class ThreadElsewhere(Conflict):
+    """The key names a thread that is bound to another instance; the message names it."""
+
+    code = "thread_elsewhere"
 
 
 class RuntimeUnavailable(DependencyUnavailable):

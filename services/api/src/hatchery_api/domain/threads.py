@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hatchery_common.contracts.threads import ThreadEntry, ThreadEntryType
+from hatchery_common.errors import InvalidInput
 
 
 @dataclass
@@ -37,6 +39,29 @@ class Snapshot:
     sequence: int = 0
     messages: list[FoldedMessage] = field(default_factory=list[FoldedMessage])
     runs: dict[str, FoldedRun] = field(default_factory=dict[str, FoldedRun])
+
+
+_AGENT_KEY = re.compile(r"agent:[a-z0-9][a-z0-9_-]{0,63}:[^\s\x00-\x1f\x7f]+")
+_THREADS_KEY = re.compile(r"agent:main:hatch:(thd_[a-z0-9]{1,60})")
+_CASE_COUNTS = ("signal:", "matrix:")  # channels whose ids OpenClaw does not write in lower case
+
+
+def canonical_session_key(text: str) -> str:
+    """The session key as OpenClaw files it: in lower case, and of the agent `main` where it names none; raises InvalidInput."""
+    lowered = text.lower()
+    key = text if any(channel in lowered for channel in _CASE_COUNTS) else lowered
+    key = key if lowered.startswith("agent:") else f"agent:main:{key}"
+    if not _AGENT_KEY.fullmatch(key):
+        raise InvalidInput(
+            "this is no session key of OpenClaw", hint="`agent:<agent>:<name>` or `<name>`, without spaces"
+        )
+    return key
+
+
+def thread_of_key(session_key: str) -> str | None:
+    """The thread whose own session this canonical key names."""
+    found = _THREADS_KEY.fullmatch(session_key)
+    return found.group(1) if found else None
 
 
 class Resume(StrEnum):

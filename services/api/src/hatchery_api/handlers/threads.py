@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hatchery_common.clock import Clock, to_ms
 from hatchery_common.contracts.threads import (
     CREATE_THREAD,
     GET_THREAD,
-    LIST_THREADS,
     SUBMIT_MESSAGE,
     CreateThreadRequest,
     GetThreadRequest,
-    ListThreadsRequest,
     PostMessage,
     SubmitMessageRequest,
     ThreadView,
 )
+from hatchery_common.errors import Conflict
 from hatchery_common.failpoints import reach
 from hatchery_common.ids import new_id
 
-from hatchery_api.domain.errors import NoInstance
-from hatchery_api.domain.instances import DEFAULT_NAME
+from hatchery_api.domain.errors import NoInstance, ThreadElsewhere
+from hatchery_api.domain.instances import DEFAULT_NAME, Claim
+from hatchery_api.domain.threads import canonical_session_key, thread_of_key
 from hatchery_api.handlers.intents import check_key
 from hatchery_api.ports import Calls, Reads, RequestKey, Run, Store
 
@@ -76,7 +78,7 @@ async def create_thread(new: NewThread, *, calls: Calls, store: Store, clock: Cl
     instance_id = await instance_id_of(new.tenant, new.instance, store=store)
     client_key = new.client_key or (f"idempotency:{new.key.key}" if new.key else None)
     request = CreateThreadRequest(tenant=new.tenant, instance_id=instance_id, title=new.title, client_key=client_key)
-    view = await calls.call(CREATE_THREAD, request)
+    view = await _thread_at(request, calls=calls, store=store)
     if new.key is not None:
         async with store.begin() as work:
             remembered = await work.keys.take(new.key, to_ms(clock.now()))
@@ -87,14 +89,50 @@ async def create_thread(new: NewThread, *, calls: Calls, store: Store, clock: Cl
     return view
 
 
+async def _thread_at(request: CreateThreadRequest, *, calls: Calls, store: Store) -> ThreadView:
+    """The thread of this client key on this instance. From an instance that is gone it moves here; raises Conflict otherwise."""
+    view = await calls.call(CREATE_THREAD, request)
+    if view.instance_id == request.instance_id:
+        return view
+    async with store.read() as reads:
+        claims = await reads.claims.all_of(request.tenant)
+    if all(claim.instance_id != view.instance_id for claim in claims):
+        moving = request.model_copy(update={"replaces_instance_id": view.instance_id})
+        view = await calls.call(CREATE_THREAD, moving)
+    _require_instance(view, request.instance_id, claims)
+    return view
+
+
+def _require_instance(view: ThreadView, instance_id: str, claims: Sequence[Claim]) -> None:
+    """Raises Conflict for a thread of another instance, which it names."""
+    if view.instance_id == instance_id:
+        return
+    names = [claim.name for claim in claims if claim.instance_id == view.instance_id]
+    where = f"on the instance {names[0]}" if names else "on an instance that is gone"
+    raise ThreadElsewhere(
+        f"the thread {view.thread_id} of this key is {where}",
+        hint="name that instance, or use another client_key"
+        if names
+        else "create it anew by its client_key, or use another",
+    )
+
+
 async def thread_of_session(tenant: str, instance: str, session_key: str, *, calls: Calls, store: Store) -> str:
-    """The thread that speaks in this OpenClaw session, or a new one named after it."""
+    """The one thread of the instance that speaks in this OpenClaw session; made where there is none."""
     instance_id = await instance_id_of(tenant, instance, store=store)
-    found = await calls.call(LIST_THREADS, ListThreadsRequest(tenant=tenant, limit=200))
-    for thread in found.threads:
-        if thread.session_key == session_key and thread.instance_id == instance_id:
-            return thread.thread_id
-    return await _named_thread(tenant, instance, f"session:{session_key}", calls=calls, store=store)
+    key = canonical_session_key(session_key)
+    own = thread_of_key(key)
+    if own is None:
+        client_key = f"session:{instance_id}:{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+        new = CreateThreadRequest(tenant=tenant, instance_id=instance_id, client_key=client_key, session_key=key)
+        view = await calls.call(CREATE_THREAD, new)
+    else:
+        view = await calls.call(GET_THREAD, GetThreadRequest(tenant=tenant, thread_id=own))
+        async with store.read() as reads:
+            _require_instance(view, instance_id, await reads.claims.all_of(tenant))
+    if view.session_key != key:
+        raise Conflict(f"the thread {view.thread_id} speaks in another session", hint=f"say {view.session_key}")
+    return view.thread_id
 
 
 async def default_thread(tenant: str, instance: str, *, calls: Calls, store: Store) -> str:

@@ -30,6 +30,7 @@ STATUS: dict[str, int] = {
     "method_not_allowed": 405,
     "conflict": 409,
     "instance_deleting": 409,
+    "thread_elsewhere": 409,
     "sequence_conflict": 409,
     "instance_not_running": 409,
     "thread_busy": 409,
