@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hatchery_billing.adapters.ledger import SqlLedger
 from hatchery_billing.adapters.prices import Prices
 from hatchery_billing.main import service
+from hatchery_billing.ports import GrantDecision
 from hatchery_billing.settings import BillingSettings, ModelRate
 from hatchery_common.bus.delivery import Delivery
+from hatchery_common.contracts.accounts import OpenAccount
 from hatchery_common.contracts.base import Event
 from hatchery_common.contracts.billing import CreditsGranted, UsageUnknown
 from hatchery_common.contracts.gateways import UsageOpened, UsageOutcome, UsageRecorded
@@ -21,6 +24,10 @@ from hatchery_common.database import Database
 from hatchery_common.testing.postgres import PostgresServer, fresh_database
 
 START_MS = 1_793_500_000_000  # 2026-11-01
+MONTHLY = GrantDecision("monthly", "2026-11", 100_000, START_MS)
+GRANTS_SENT = (
+    "SELECT event_id, convert_from(payload, 'UTF8') FROM outbox WHERE subject LIKE '%.credits_granted.%' ORDER BY id"
+)
 
 
 class Sample:
@@ -104,6 +111,23 @@ def prices(settings: BillingSettings) -> Prices:
 async def database(postgres: PostgresServer) -> AsyncGenerator[Database]:
     async with fresh_database(postgres, service) as databases:
         yield databases["billing"]
+
+
+@pytest.fixture
+def grants(ledger: SqlLedger, database: Database, sample: Sample) -> Callable[[], Awaitable[list[Delivery[Any]]]]:
+    """Opens three accounts and gives their grants as the stream brings them."""
+
+    async def open_accounts() -> list[Delivery[Any]]:
+        for tenant in ("ta", "tb", "tc"):
+            wish = OpenAccount(tenant=tenant)
+            kind, now = wish.message_type(), datetime.now(UTC)
+            delivery = Delivery(wish, f"cmd_{tenant}", kind, tenant, wish.subject, "api", now, "CMD", 1)
+            await ledger.open_account(delivery, opened_at_ms=START_MS, grant=MONTHLY)
+        async with database.connect() as connection:
+            rows = (await connection.execute(sa.text(GRANTS_SENT))).all()
+        return [sample.delivery(CreditsGranted.model_validate_json(row[1]), event_id=row[0]) for row in rows]
+
+    return open_accounts
 
 
 @pytest.fixture

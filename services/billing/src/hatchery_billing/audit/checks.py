@@ -15,6 +15,24 @@ class Check:
     is_warning: bool = False
 
 
+# Machine time is recalculated from a boot's running totals, which round down once. A second that costs a whole micro-USD is
+# charged with its own report; only cheaper ones can be carried into a charge at another price. So what a boot can have cost per
+# second lies between the least and the most of the prices of its charges and of the cheap ones of its size: one value, mostly.
+_MACHINE_TIME = """WITH rates AS (
+    SELECT id, name, (rates->>'second')::numeric AS rate FROM prices WHERE kind = 'machine' AND rates IS NOT NULL
+), charges AS (
+    SELECT id, reference AS instance_id, details->>'boot_id' AS boot_id, details->>'price_id' AS price_id,
+        details->>'size' AS size, (details->>'to_seconds')::numeric AS seconds,
+        -sum(amount) OVER (PARTITION BY reference, details->>'boot_id' ORDER BY account_version) AS charged
+    FROM transactions WHERE kind = 'machine_time'
+), possible AS (
+    SELECT c.instance_id, c.boot_id, r.rate FROM (SELECT DISTINCT instance_id, boot_id, price_id FROM charges) AS c
+        JOIN rates r ON r.id = c.price_id
+    UNION ALL SELECT b.instance_id, b.boot_id, r.rate FROM boots b JOIN rates r ON r.name = b.size AND r.rate < 1000000
+), bounds AS (
+    SELECT instance_id, boot_id, min(rate) AS least, max(rate) AS most FROM possible GROUP BY instance_id, boot_id
+)"""
+
 CHECKS: tuple[Check, ...] = (
     Check(
         "transaction_unbalanced",
@@ -51,6 +69,12 @@ CHECKS: tuple[Check, ...] = (
         "HAVING sum(b.remaining) > 0 AND a.balance <> sum(b.remaining)",
     ),
     Check(
+        "credit_without_grant",
+        "an account has credits that no grant covers",
+        "SELECT a.id FROM accounts a JOIN postings p ON p.account_id = a.id WHERE a.kind = 'tenant_credits' "
+        "AND p.bucket_id IS NULL GROUP BY a.id HAVING sum(p.amount) > 0",
+    ),
+    Check(
         "chain_broken",
         "an account's transactions skip a version, or a balance after one does not follow from the one before",
         "SELECT id FROM (SELECT id, account_version, balance_after, "
@@ -84,10 +108,33 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "boot_differs",
-        "a boot's cost differs from the sum of its charges",
+        "a boot's cost, or how far it is charged, differs from its charges",
         "SELECT b.instance_id || ' ' || b.boot_id FROM boots b LEFT JOIN transactions t ON t.kind = 'machine_time' "
         "AND t.reference = b.instance_id AND t.details->>'boot_id' = b.boot_id "
-        "GROUP BY b.instance_id, b.boot_id, b.charged_micro HAVING b.charged_micro <> -coalesce(sum(t.amount), 0)",
+        "GROUP BY b.instance_id, b.boot_id HAVING b.charged_micro <> -coalesce(sum(t.amount), 0) "
+        "OR b.posted_seconds <> coalesce(max((t.details->>'to_seconds')::bigint), 0)",
+    ),
+    Check(
+        "machine_charge_differs",
+        "a charge of machine time differs from its seconds times its price",
+        f"{_MACHINE_TIME} SELECT c.id FROM charges c LEFT JOIN rates r "  # noqa: S608 - all of it stands here
+        "ON r.id = c.price_id AND r.name = c.size "
+        "LEFT JOIN bounds b ON b.instance_id = c.instance_id AND b.boot_id = c.boot_id WHERE r.id IS NULL "
+        "OR c.charged NOT BETWEEN div(c.seconds * b.least, 1000000) AND div(c.seconds * b.most, 1000000)",
+    ),
+    Check(
+        "boot_seconds_differ",
+        "what a boot has cost differs from its seconds times its price",
+        f"{_MACHINE_TIME} SELECT b.instance_id || ' ' || b.boot_id FROM boots b "  # noqa: S608 - all of it stands here
+        "LEFT JOIN bounds p ON p.instance_id = b.instance_id AND p.boot_id = b.boot_id WHERE (p.least IS NULL AND b.seconds_total > 0) "
+        "OR b.accrued_pico NOT BETWEEN b.seconds_total * p.least AND b.seconds_total * p.most",
+    ),
+    Check(
+        "machine_seconds_differ",
+        "the seconds in a tenant's sums differ from those of its boots",
+        "SELECT account_id FROM (SELECT account_id, sum(machine_seconds) AS seconds FROM usage GROUP BY account_id) AS u "
+        "FULL JOIN (SELECT 'credits:' || tenant AS account_id, sum(seconds_total) AS seconds FROM boots GROUP BY 1) AS b "
+        "USING (account_id) WHERE coalesce(u.seconds, 0) <> coalesce(b.seconds, 0)",
     ),
     Check(
         "call_differs",
@@ -119,16 +166,19 @@ CHECKS: tuple[Check, ...] = (
         "a period's sums differ from its transactions",
         "SELECT coalesce(u.account_id, t.account_id) || ' ' || coalesce(u.period, t.period) FROM usage u FULL JOIN "
         "(SELECT account_id, period, coalesce(sum(amount) FILTER (WHERE kind = 'grant'), 0) AS granted, "
-        "coalesce(-sum(amount) FILTER (WHERE kind IN ('machine_time', 'model_usage')), 0) AS burned "
+        "coalesce(-sum(amount) FILTER (WHERE kind IN ('machine_time', 'model_usage')), 0) AS burned, "
+        "sum((details->>'input_tokens')::bigint) AS input, sum((details->>'output_tokens')::bigint) AS output "
         "FROM transactions GROUP BY 1, 2) t ON t.account_id = u.account_id AND t.period = u.period "
-        "WHERE coalesce(u.granted_micro, 0) <> coalesce(t.granted, 0) OR coalesce(u.burned_micro, 0) <> coalesce(t.burned, 0)",
+        "WHERE coalesce(u.granted_micro, 0) <> coalesce(t.granted, 0) OR coalesce(u.burned_micro, 0) <> coalesce(t.burned, 0) "
+        "OR coalesce(u.input_tokens, 0) <> coalesce(t.input, 0) OR coalesce(u.output_tokens, 0) <> coalesce(t.output, 0)",
     ),
     Check(
         "cursor_differs",
         "the cursor differs from the events and transactions that are there",
-        "SELECT c.stream FROM cursors c, (SELECT count(*) n, coalesce(max(position), 0) p, coalesce(max(sequence), 0) s "
-        "FROM events) e, (SELECT count(*) n, coalesce(max(number), 0) m FROM transactions) t "
-        "WHERE c.position <> e.n OR e.n <> e.p OR c.last_sequence < e.s OR c.transactions <> t.n OR t.n <> t.m",
+        "SELECT coalesce(c.stream, 'no cursor') FROM (SELECT count(*) n, coalesce(max(position), 0) p, "
+        "coalesce(max(sequence), 0) s FROM events) e CROSS JOIN (SELECT count(*) n, coalesce(max(number), 0) m "
+        "FROM transactions) t LEFT JOIN cursors c ON true WHERE (c.stream IS NULL AND e.n + t.n > 0) "
+        "OR c.position <> e.n OR e.n <> e.p OR c.last_sequence < e.s OR c.transactions <> t.n OR t.n <> t.m",
     ),
     Check(
         "transaction_without_event",
