@@ -1,5 +1,7 @@
 #!/bin/sh
 # Writes ./secrets for docker-compose.yml: root key, Postgres password, one file per service, the NATS users. Safe to repeat.
+# A website's secrets and a provider's key that are set here (NEXTAUTH_SECRET, INTERNAL_API_SECRET, OA_INTERNAL_KEY, OPENAI_API_KEY)
+# go into the files of the services that read them; set them again at each run.
 set -eu
 cd "$(dirname "$0")/.."
 umask 077

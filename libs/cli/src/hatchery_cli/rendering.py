@@ -8,9 +8,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from hatchery_common.bus.authorization import ADMIN, render
 from hatchery_common.bus.nkeys import public_of, seed_of
+from hatchery_common.errors import SettingsWrong
 from hatchery_common.secrets import derive, public_key
 from hatchery_common.service import Service
-from hatchery_common.settings import key_variable
+from hatchery_common.settings import key_variable, variables
 
 from hatchery_cli.embedded.layout import write_private
 
@@ -49,13 +50,27 @@ def derived_key(root: bytes, name: str) -> bytes:
 
 
 def service_secrets(root: bytes, service: Service, admin_url: str, given: Mapping[str, str]) -> dict[str, str]:
-    """Exactly the secrets of one service; a variable that the operator set explicitly is taken over as it is."""
+    """Exactly the secrets of one service; what the operator set explicitly is taken over, under the name that was set."""
     values = {"HATCHERY_NATS_SEED": nkey_seed(root, service.name)}
     if service.schema is not None:
         values["HATCHERY_DATABASE_URL"] = role_url(root, service.schema, admin_url)
     for name in service.secrets:
         values[key_variable(name)] = given.get(key_variable(name)) or derived_key(root, name).hex()
-    return values
+    return values | _given_secrets(service, given)
+
+
+def _given_secrets(service: Service, given: Mapping[str, str]) -> dict[str, str]:
+    """The secret settings of a service that are set here: its own process may see nothing of this environment."""
+    fields = ((one, name) for one in service.settings for name, field in one.model_fields.items() if not field.repr)
+    names = (variable for one, name in fields for variable in variables(one, name))
+    found = {name: given[name] for name in names if given.get(name)}
+    for name, value in found.items():
+        if value != value.strip() or len(value.splitlines()) > 1:
+            raise SettingsWrong(
+                f"{name} holds line ends, or blanks at its ends, and a line of a secrets file holds neither",
+                hint="set it without them",
+            )
+    return found
 
 
 def render_file(values: Mapping[str, str]) -> str:

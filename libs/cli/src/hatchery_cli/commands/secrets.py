@@ -29,7 +29,11 @@ def render(
         ),
     ] = None,
 ) -> None:
-    """Write <service>.env (mode 0600) for each service, derived from the root key; no file holds another's keys."""
+    """Write <service>.env (mode 0600) for each service, derived from the root key; no file holds another's keys.
+
+    Secrets that are set here under a name which a service reads (NEXTAUTH_SECRET, INTERNAL_API_SECRET, OPENAI_API_KEY, …) go
+    into its file. Each run writes the files anew: set the same variables every time.
+    """
     from hatchery_common.errors import InvalidInput
     from hatchery_common.run import installed_services
 
