@@ -126,7 +126,8 @@ CHECKS: tuple[Check, ...] = (
         "boot_seconds_differ",
         "what a boot has cost differs from its seconds times its price",
         f"{_MACHINE_TIME} SELECT b.instance_id || ' ' || b.boot_id FROM boots b "  # noqa: S608 - all of it stands here
-        "LEFT JOIN bounds p ON p.instance_id = b.instance_id AND p.boot_id = b.boot_id WHERE (p.least IS NULL AND b.seconds_total > 0) "
+        "LEFT JOIN bounds p ON p.instance_id = b.instance_id AND p.boot_id = b.boot_id "
+        "WHERE (p.least IS NULL AND b.seconds_total > 0) "
         "OR b.accrued_pico NOT BETWEEN b.seconds_total * p.least AND b.seconds_total * p.most",
     ),
     Check(
