@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -226,3 +227,22 @@ async def test_no_server_and_a_wrong_key_are_told_apart(server: NatsServer) -> N
 
 def entry(number: int) -> ThreadEntry:
     return ThreadEntry(id=f"e{number}", type=ThreadEntryType.TEXT_DELTA, thread_id="thd_1", at_ms=number)
+
+
+async def test_a_subscription_is_told_of_its_dead_message_until_it_has_taken_note(
+    opened: Callable[..., Awaitable[Bus]],
+) -> None:
+    bus = await opened(WISHES)
+    told: list[tuple[str, str]] = []
+
+    async def refuse(_: Delivery[Any]) -> None:
+        raise Conflict("never")
+
+    async def note(delivery: Delivery[Any]) -> None:
+        told.append((delivery.id, delivery.message.tenant))
+        if len(told) == 1:
+            raise DependencyUnavailable("not now")
+
+    await bus.subscribe([Subscription(OpenAccount, refuse, on_dead=note)])
+    await bus.publish(OpenAccount(tenant="t1"), id="bad")
+    await until(lambda: told == [("bad", "t1")] * 2)

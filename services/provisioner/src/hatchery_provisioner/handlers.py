@@ -7,11 +7,13 @@ from collections.abc import Callable
 from hatchery_common.bus import Delivery
 from hatchery_common.clock import Clock, to_ms
 from hatchery_common.contracts.instances import InstanceCommand, ProvisionInstance, WakeInstance
+from hatchery_common.errors import DependencyUnavailable
 from hatchery_common.failpoints import reach
+from structlog.typing import FilteringBoundLogger
 
 from hatchery_provisioner.domain.instance import Operation, Verb
 from hatchery_provisioner.domain.limits import Limits
-from hatchery_provisioner.domain.wishes import Wish, accept, may_wake, wake
+from hatchery_provisioner.domain.wishes import Wish, accept, may_wake, undelivered, wake
 from hatchery_provisioner.ports import Store
 from hatchery_provisioner.reconciler.records import record, report
 
@@ -43,6 +45,25 @@ def _wish(command: InstanceCommand) -> Wish:
     if isinstance(command, ProvisionInstance):
         return Wish(command.instance_id, command.tenant, operation, command.name, command.size)
     return Wish(command.instance_id, command.tenant, operation)
+
+
+async def end_dead_wish(delivery: Delivery[InstanceCommand], *, store: Store, log: FilteringBoundLogger) -> None:
+    """A wish went to the dead letters: its operation ends, so that nobody waits for nothing. Safe to repeat.
+
+    Sent again from there, the wish still counts if no newer one has come; its operation stays ended.
+    """
+    command = delivery.message
+    try:
+        async with store.transaction(delivery) as work:
+            held = await work.lock(command.instance_id)
+            if (
+                held is None or held.operation is None or held.operation.id != command.operation_id
+            ):  # else it is in work
+                await report(work, command.tenant, command.instance_id, (undelivered(held, _wish(command)),))
+    except DependencyUnavailable:
+        raise
+    except Exception:  # repeating does not help, and would hold up the wishes behind it
+        log.exception("provisioner.end_dead_wish.failed", operation_id=command.operation_id)
 
 
 async def wake_instance(

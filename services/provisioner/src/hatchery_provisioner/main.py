@@ -29,7 +29,7 @@ from hatchery_provisioner.adapters.leases import PostgresLeases
 from hatchery_provisioner.adapters.process import ProcessDriver, ProcessPlaces, Range
 from hatchery_provisioner.adapters.sql import PostgresStore
 from hatchery_provisioner.domain.limits import Limits
-from hatchery_provisioner.handlers import accept_wish, wake_instance
+from hatchery_provisioner.handlers import accept_wish, end_dead_wish, wake_instance
 from hatchery_provisioner.ports import BootSecrets
 from hatchery_provisioner.reconciler import Reconciler, Sweeper, Tools
 from hatchery_provisioner.settings import ProvisionerSettings
@@ -122,11 +122,12 @@ async def open_provisioner(context: ServiceContext) -> AsyncGenerator[Parts]:
     wish = partial(
         accept_wish, store=store, clock=context.clock, limits=limits, driver=driver.name, poke=reconciler.poke
     )
+    dead = partial(end_dead_wish, store=store, log=context.log)
     waking = partial(wake_instance, store=store, clock=context.clock, limits=limits, poke=reconciler.poke)
     try:
         yield Parts(
             subscriptions=(
-                *(Subscription(command, wish) for command in COMMANDS),
+                *(Subscription(command, wish, on_dead=dead) for command in COMMANDS),
                 Subscription(WakeInstance, waking),
             ),
             owner_loops=(reconciler.run, sweeper.run),

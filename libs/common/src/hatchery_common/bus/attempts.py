@@ -42,13 +42,14 @@ class ConsumerSettings:
 class Held:
     """A message that was delivered to us and is not acknowledged yet."""
 
-    __slots__ = ("buried", "dead", "delivery", "failures", "handle", "place", "raw", "waits")
+    __slots__ = ("buried", "dead", "delivery", "failures", "farewell", "handle", "place", "raw", "waits")
 
     def __init__(self, raw: Raw, place: Placed) -> None:
         self.raw = raw
         self.place = place
         self.delivery: Delivery[Any] | None = None
         self.handle: Handle | None = None
+        self.farewell: Handle | None = None  # told when it is a dead letter
         self.failures = 0  # counted attempts of ours that failed since it was delivered
         self.waits = 0  # uncounted ones, while a dependency was down
         self.dead: tuple[str, str] | None = None
@@ -149,6 +150,8 @@ class Attempts:
         headers = held.raw.headers or {}
         if self._on_dead is not None and "ce-id" in headers:
             await self._on_dead(headers["ce-id"], headers.get("ce-type", ""))
+        if held.farewell is not None and held.delivery is not None:
+            await held.farewell(held.delivery)
         log.error("bus.dead_letter", code=code, reason=reason, **self._about(held))
 
     def _about(self, held: Held) -> dict[str, Any]:

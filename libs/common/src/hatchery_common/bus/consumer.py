@@ -43,7 +43,7 @@ class Consumer(Intake):
             self._lanes.put(f"!{held.place.sequence}", held)
             return
         subscription = self._by_type[delivery.type]
-        held.handle = subscription.handler
+        held.handle, held.farewell = subscription.handler, subscription.on_dead
         message = delivery.message
         self._lanes.put(message.aggregate_id if subscription.lane is None else subscription.lane(message), held)
 

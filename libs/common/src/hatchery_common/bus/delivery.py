@@ -39,11 +39,13 @@ class Subscription:
 
     That holds within one life of a process. What a killed one held comes again after the wait for its acknowledgement, and
     newer messages of the lane may be delivered before: order across lives is the handler's, by version or generation.
+    `on_dead` is told of a message of this type that went to the dead letters, until it returns; it must be safe to repeat.
     """
 
     message: type[Message]
     handler: Callable[[Delivery[Any]], Awaitable[None]]
     lane: Callable[[Any], str] | None = None
+    on_dead: Callable[[Delivery[Any]], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     DELETED = "instance_deleted"
     UNKNOWN = "unknown_instance"
     PROBE = "probe_failed"
+    UNDELIVERABLE = "undeliverable"
 
 
 _REMEDIES = {
@@ -50,6 +51,7 @@ _REMEDIES = {
     Reason.MACHINE_LOST: "start it again",
     Reason.STOP_OVERDUE: "the machine is being killed; see the controller's log",
     Reason.DELETE_OVERDUE: "removal goes on; see the provisioner's log for what holds it up",
+    Reason.UNDELIVERABLE: "ask for it again; the operator finds the cause with `hatchery stream dlq ls`",
     "storage_full": "free space below the machines' directory, then start it again",
     "gateway_port_taken": "end the program that holds the port, then start it again",
     "gateway_not_startable": "see whether Node and OpenClaw are installed, then start it again",

@@ -127,6 +127,14 @@ def superseded(operation: Operation) -> Ended:
     return Ended(operation, "superseded", Reason.NEWER_WISH, "a newer wish replaced this one")
 
 
+def undelivered(held: Instance | None, wish: Wish) -> Ended:
+    """The end of an operation whose wish could not be taken up."""
+    if held is not None and held.tenant == wish.tenant and held.generation >= wish.operation.generation:
+        return superseded(wish.operation)
+    message = explained(Reason.UNDELIVERABLE, "the wish could not be taken up")
+    return Ended(wish.operation, "failed", Reason.UNDELIVERABLE, message)
+
+
 def may_wake(held: Instance | None, *, generation: int, not_after_ms: int, now_ms: int) -> bool:
     """Whether a wake counts: it saw the present wish, is in time, and neither its owner nor a suspension stopped it."""
     if held is None or held.generation != generation or now_ms > not_after_ms:
