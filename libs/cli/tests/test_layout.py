@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hatchery_cli.embedded import places
 from hatchery_cli.embedded.layout import Choices, Layout, Ports
+from hatchery_cli.embedded.stack import environment
+from hatchery_cli.embedded.upping import chosen
 from hatchery_cli.errors import DiskFull, PlaceUnusable, PortTaken, StateDamaged
 
 
@@ -59,6 +61,31 @@ def test_choices_are_remembered(layout: Layout) -> None:
     assert layout.choices() == Choices()
     layout.remember(Choices(port=9100, nats_url="nats://elsewhere:4222"))
     assert layout.choices() == Choices(port=9100, nats_url="nats://elsewhere:4222")
+
+
+def test_what_is_tried_counts_until_it_is_proven_or_given_up(layout: Layout) -> None:
+    layout.remember(Choices(port=9100))
+    layout.attempt(Choices(port=9400))
+    assert (layout.choices().port, layout.remembered().port) == (9400, 9100)
+    layout.end_attempt()
+    assert layout.choices().port == 9100
+    layout.attempt(Choices(port=9400))
+    layout.remember(layout.choices())
+    assert (layout.choices().port, layout.remembered().port) == (9400, 9400)
+    assert not layout.attempt_file.exists()
+
+
+def test_an_empty_url_means_our_own_server_again() -> None:
+    before = Choices(port=9100, nats_url="nats://elsewhere:4222", database_url="postgresql://elsewhere/hatchery")
+    given = {"port": None, "nats_url": None, "database_url": "", "processes": False}
+    assert chosen(before, given) == Choices(port=9100, nats_url="nats://elsewhere:4222")
+
+
+def test_services_go_to_the_bus_that_was_chosen(layout: Layout) -> None:
+    given = {"HATCHERY_NATS_URL": "nats://exported:4222", "HATCHERY_API_PORT": "1234"}
+    settings = environment(layout, Choices(nats_url="nats://chosen:4222"), given)
+    assert settings["HATCHERY_NATS_URL"] == "nats://chosen:4222"
+    assert settings["HATCHERY_API_PORT"] == "1234"
 
 
 def test_secret_directories_are_closed(layout: Layout) -> None:

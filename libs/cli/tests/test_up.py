@@ -143,3 +143,13 @@ def test_a_taken_port_is_named_by_a_detached_start(stack: Stack) -> None:
     assert f"error[port_taken]: port {stack.port} (api) is in use" in done.stderr
     assert "--port" in done.stderr
     assert stack.status()["error"]["code"] == "port_taken"
+
+
+def test_what_never_got_ready_is_not_remembered(stack: Stack) -> None:
+    with socket.create_server(("127.0.0.1", stack.port)):
+        done = stack("up", "--detach", "--port", str(stack.port), "--nats-url", "nats://nowhere.invalid:4222")
+    assert done.returncode == 1
+    assert not (stack.directory / "choices.json").exists()
+    assert not (stack.directory / "run/choices.json").exists()
+    stack.up()
+    assert json.loads((stack.directory / "choices.json").read_text())["nats_url"] is None

@@ -19,8 +19,9 @@ def run(
 ) -> None:
     """Run the named services in one event loop, each under its own supervisor, until SIGTERM or Ctrl-C.
 
-    Settings come from the environment; with --stack those of a stack started by `up` are the defaults. Exit code 78: a
-    setting is missing or wrong; each is named, and starting again is of no use before it is set.
+    Settings come from the environment; with --stack those of a stack started by `up` are the defaults, and its
+    NATS server is used whatever is set. Exit code 78: a setting is missing or wrong; each is
+    named, and starting again is of no use before it is set.
     """
     from hatchery_cli.running import run_named
 

@@ -29,6 +29,7 @@ def bring_down(layout: Layout) -> str:
         wait_gone(asked, _EXIT_S)  # it gives the directory up a moment before its interpreter is gone
     left = settle(layout) + len(controllers(layout.machines))
     killed = stop_machines(layout.machines)
+    layout.end_attempt()
     if not running and not left:
         return f"nothing runs in {layout.root}"
     took = time.monotonic() - started

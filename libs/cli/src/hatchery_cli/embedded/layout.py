@@ -70,7 +70,7 @@ class Ports:
 
 @dataclass(frozen=True)
 class Choices:
-    """What the operator chose for this directory; remembered for the next `up`."""
+    """What the operator chose for this directory; remembered for the next `up` once a stack got ready with it."""
 
     port: int = DEFAULT_PORT
     nats_url: str | None = None
@@ -119,6 +119,10 @@ class Layout:
     @property
     def choices_file(self) -> Path:
         return self.root / "choices.json"
+
+    @property
+    def attempt_file(self) -> Path:
+        return self.run / "choices.json"
 
     @property
     def state_file(self) -> Path:
@@ -186,13 +190,27 @@ class Layout:
             )
 
     def choices(self) -> Choices:
-        """What was chosen last time; the defaults for a new directory."""
+        """What the stack runs with: what an `up` is trying now, else what was proven last."""
+        values = read_json(self.attempt_file)
+        return Choices(**values) if values else self.remembered()
+
+    def remembered(self) -> Choices:
+        """What the last stack that got ready ran with; the defaults for a new directory."""
         values = read_json(self.choices_file)
         return Choices(**values) if values else Choices()
+
+    def attempt(self, choices: Choices) -> None:
+        """Use these for the start that follows, without keeping them for another."""
+        write_private(self.attempt_file, json.dumps(asdict(choices)) + "\n")
 
     def remember(self, choices: Choices) -> None:
         """Keep the choices for the next start."""
         write_private(self.choices_file, json.dumps(asdict(choices)) + "\n")
+        self.end_attempt()
+
+    def end_attempt(self) -> None:
+        """Forget what was tried."""
+        self.attempt_file.unlink(missing_ok=True)
 
 
 def write_private(path: Path, text: str, mode: int = 0o600) -> None:

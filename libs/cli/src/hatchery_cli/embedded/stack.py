@@ -170,11 +170,10 @@ def nats_url(choices: Choices) -> str:
 
 
 def environment(layout: Layout, choices: Choices, given: Mapping[str, str]) -> dict[str, str]:
-    """The settings of this stack's services; what the operator set explicitly wins."""
+    """The settings of this stack's services; what the operator set explicitly wins, but the bus is the one that `up` chose."""
     ports = Ports(choices.port)
     first, last = ports.gateways
     ours = {
-        "HATCHERY_NATS_URL": nats_url(choices),
         "HATCHERY_SECRETS_DIR": str(layout.secrets),
         "HATCHERY_HEALTH_BASE_PORT": str(ports.base + 10),
         "HATCHERY_API_PORT": str(ports.api),
@@ -194,7 +193,9 @@ def environment(layout: Layout, choices: Choices, given: Mapping[str, str]) -> d
     }
     if model := given.get("HATCHERY_RUNTIME_PROXY_PROVIDER_MODEL") or given.get("OPENCLAW_DEFAULT_MODEL"):
         ours["HATCHERY_PROVISIONER_MODEL_ID"] = model  # machines ask by name for what the one provider offers
-    return ours | {name: value for name, value in given.items() if value != ""}
+    chosen = {name: value for name, value in given.items() if value != ""}
+    # Streams and users were made there: services that went to another server would find nothing.
+    return ours | chosen | {"HATCHERY_NATS_URL": nats_url(choices)}
 
 
 def settle(layout: Layout) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hatchery_common.errors import SetupError
 
@@ -44,15 +47,23 @@ def run_up(
             f"a stack already runs in {layout.root}", hint="see `hatchery status`; stop it with `hatchery down`"
         )
     layout.root_key()
-    given = {"port": port, "nats_url": nats_url, "database_url": database_url, "processes": processes}
-    choices = replace(layout.choices(), **{name: value for name, value in given.items() if value is not None})
-    layout.remember(choices)
     tried = os.environ.pop(_NOTE, None)
-    note = install() if tried is None else tried
+    if tried is None:
+        given = {"port": port, "nats_url": nats_url, "database_url": database_url, "processes": processes}
+        choices, note = chosen(layout.remembered(), given), install()
+    else:  # we are the child of a detached start, which has chosen and installed
+        choices, note = layout.choices(), tried
     if detach:
         _detach(layout, choices, note or "")
     else:
         asyncio.run(_foreground(layout, choices, note))
+
+
+def chosen(before: Choices, given: Mapping[str, Any]) -> Choices:
+    """What was chosen before, with what is given now; an empty URL means our own server again."""
+    return replace(
+        before, **{name: None if value == "" else value for name, value in given.items() if value is not None}
+    )
 
 
 def install() -> str | None:
@@ -82,7 +93,7 @@ async def _foreground(layout: Layout, choices: Choices, note: str | None) -> Non
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(name, stop.set)
-    with owned(layout):
+    with owned(layout), _attempt(layout, choices):
         stack = Stack(layout, choices, _Teller().tell)
         stack.state.phase("starting")
         if note:
@@ -90,6 +101,8 @@ async def _foreground(layout: Layout, choices: Choices, note: str | None) -> Non
         started = time.monotonic()
         if not await _start(stack, stop):
             return
+        with contextlib.suppress(OSError):  # on a full disk the stack runs all the same, with what is being tried
+            layout.remember(choices)
         console.print(welcome(layout, choices, time.monotonic() - started))
         await stop.wait()
         console.print("stopping: services, machines, servers …")
@@ -97,6 +110,16 @@ async def _foreground(layout: Layout, choices: Choices, note: str | None) -> Non
         killed = await stack.stop()
         extra = f"; {len(killed)} machines had to be killed" if killed else ""
         console.print(f"stopped in {time.monotonic() - started:.1f} s{extra}. What should run starts with the next up.")
+
+
+@contextlib.contextmanager
+def _attempt(layout: Layout, choices: Choices) -> Generator[None]:
+    """Run with these choices, which are kept when the stack gets ready and forgotten when it does not."""
+    layout.attempt(choices)
+    try:
+        yield
+    finally:
+        layout.end_attempt()
 
 
 async def _start(stack: Stack, stop: asyncio.Event) -> bool:
@@ -150,6 +173,7 @@ class _Teller:
 def _detach(layout: Layout, choices: Choices, note: str) -> None:
     """Start `up` in a session of its own and wait until it is ready or says why not."""
     log = layout.logs / "up.log"
+    layout.attempt(choices)
     began = time.time()
     with log.open("ab") as file:
         child = subprocess.Popen(
