@@ -16,8 +16,7 @@ from whole_stack import WholeStack
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
-@pytest.mark.mission("A11.1")
-def test_a11_1_a_deterministic_thread_is_streamed_and_kept(stack: WholeStack, ann: Person) -> None:
+def test_a_deterministic_thread_is_streamed_and_kept(stack: WholeStack, ann: Person) -> None:
     thread = ann.site.thread(client_key="a11-1")
     turn = ann.site.say(thread["thread_id"], "streamed and kept")
     assert turn.chunks >= 1
