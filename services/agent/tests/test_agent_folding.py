@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hatchery_agent.domain.coalescing import Coalescer
 from hatchery_agent.domain.folding import RunPhase, ThreadState, fold
+from hatchery_agent.domain.waiting import WAITING_PHASE
 from hatchery_common.contracts.threads import ThreadEntry, ThreadEntryType
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,6 +108,13 @@ def test_attempts_that_die_anywhere_never_mix_their_texts(attempts: list[tuple[l
     run = fold(placed(*entries)).runs["r1"]
     assert run.visible_text == (answer if answer is not None else "".join(attempts[len(attempts) - 1][0]))
     assert run.ended == (answer is not None)
+
+
+def test_an_entry_of_a_later_release_changes_nothing():
+    waiting = [QUESTION, entry(T.RUN_STARTED, attempt=1), entry(T.RUN_STATUS, attempt=1, phase=WAITING_PHASE)]
+    of_tomorrow = ThreadEntry.model_validate({**waiting[-1].model_dump(), "type": "tool.called", "data": {}})
+    assert fold(placed(*waiting)).runs["r1"].waiting
+    assert fold(placed(*waiting, of_tomorrow)).runs == fold(placed(*waiting)).runs
 
 
 @given(st.lists(st.tuples(st.text(max_size=20), st.integers(0, 30)), max_size=60))

@@ -7,7 +7,6 @@ import json
 
 import pytest
 from hatchery_api.domain.threads import Resume, canonical_session_key, fold, resume
-from hatchery_api.routes.sse import HEARTBEAT, EventStream
 from hatchery_common.bus.errors import BusUnavailable
 from hatchery_common.contracts.instances import InstanceDeleted, InstanceStatus
 from hatchery_common.contracts.threads import PostMessage, ThreadEntry, ThreadEntryType
@@ -238,22 +237,3 @@ def test_a_later_attempt_begins_anew_and_the_first_end_counts():
 )
 def test_where_a_reader_goes_on(given, how):
     assert resume(given, 10, 20)[0] == Resume(how)
-
-
-async def test_a_stream_names_its_errors_and_its_limit():
-    async def failing():
-        yield HEARTBEAT
-        raise BusUnavailable("the log is away")
-
-    async def endless():
-        while True:
-            yield HEARTBEAT
-
-    async def text(stream):
-        return b"".join([part async for part in stream.body_iterator]).decode()
-
-    assert frames(await text(EventStream(failing())))[-1][1:] == (
-        "error",
-        {"code": "bus_unavailable", "message": "the log is away", "hint": None},
-    )
-    assert (await text(EventStream(endless(), limit_s=0))).endswith(": please reconnect\n\n")

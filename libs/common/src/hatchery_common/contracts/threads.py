@@ -84,11 +84,12 @@ class ThreadEntry(Model):
 
     message.user {message_id, text}; run.queued {}; run.started {}; run.status {phase}; text.delta {text};
     message.assistant {text, usage?}; run.finished {duration_ms, first_text_ms, usage?}; run.failed {code, message, retryable}.
-    A reader shows, per run, only the deltas of the highest attempt.
+    A reader shows, per run, only the deltas of the highest attempt. It passes over types that it does not know: those of a writer
+    of a later release, which are read as plain text.
     """
 
     id: str
-    type: ThreadEntryType
+    type: Annotated[ThreadEntryType | str, Field(union_mode="left_to_right")]
     thread_id: str
     at_ms: int
     run_id: str | None = None

@@ -93,7 +93,7 @@ class ThreadState:
             self.created = True
         elif entry.type is ThreadEntryType.MESSAGE_USER and entry.run_id:
             self._asked(entry, entry.run_id)
-        elif run := self.runs.get(entry.run_id or ""):
+        elif isinstance(entry.type, ThreadEntryType) and (run := self.runs.get(entry.run_id or "")):
             _advance(run, entry)
 
     def _asked(self, entry: ThreadEntry, run_id: str) -> None:

@@ -106,6 +106,8 @@ def fold(entries: Iterable[tuple[int, ThreadEntry]]) -> Snapshot:
 
 
 def _apply(snapshot: Snapshot, entry: ThreadEntry) -> None:
+    if not isinstance(entry.type, ThreadEntryType):
+        return  # of a writer of a later release
     if entry.type is ThreadEntryType.MESSAGE_USER:
         text, message_id = str(entry.data.get("text", "")), entry.data.get("message_id")
         snapshot.messages.append(FoldedMessage("user", text, entry.run_id, entry.at_ms, message_id))

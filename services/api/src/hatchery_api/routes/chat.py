@@ -62,7 +62,8 @@ async def chat(
     headers = {"X-Hatchery-Thread-Id": posted.thread_id, "X-Hatchery-Run-Id": posted.run_id}
     # A repeated request may find its run already in the log, so it reads from the start.
     after = 0 if posted.replayed else before
-    return EventStream(_frames(door, user.tenant, posted, after), headers=headers, at_limit=_too_long(posted))
+    entries = _frames(door, user.tenant, posted, after)
+    return EventStream(entries, headers=headers, log=door.log, at_limit=_too_long(posted))
 
 
 def _too_long(posted: Posted) -> bytes:

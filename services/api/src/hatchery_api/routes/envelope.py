@@ -45,6 +45,7 @@ STATUS: dict[str, int] = {
 }
 _REMOTE_STATUS = 502  # another service's code that this table does not know
 _RETRY_AFTER_S = 2
+UNEXPECTED = "something went wrong here; it has been logged"
 
 
 class ErrorDetail(BaseModel):
@@ -164,9 +165,9 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
         return failure(request, MethodNotAllowed("this path does not take this method"), headers)
     if error.status_code < 500:
         return failure(request, Malformed(str(error.detail)), headers)
-    return failure(request, HatcheryError("something went wrong here; it has been logged"), headers)
+    return failure(request, HatcheryError(UNEXPECTED), headers)
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     request.app.state.door.log.error("api.request.failed", route=route_name(request), exc_info=error)
-    return failure(request, HatcheryError("something went wrong here; it has been logged"))
+    return failure(request, HatcheryError(UNEXPECTED))

@@ -88,7 +88,7 @@ async def follow_operation(
         after = 0  # not a number of ours: tell the whole story
     elif after == known and not operation.is_open:
         return Response(status_code=204)
-    return EventStream(_frames(operation_id, after, door))
+    return EventStream(_frames(operation_id, after, door), log=door.log)
 
 
 async def _frames(operation_id: str, after: int, door: Door) -> AsyncGenerator[bytes]:

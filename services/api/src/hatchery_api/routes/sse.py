@@ -11,6 +11,9 @@ from hatchery_common.bus.errors import RemoteError
 from hatchery_common.errors import HatcheryError
 from hatchery_common.log import redact_text
 from hatchery_common.sse import event_data
+from structlog.typing import FilteringBoundLogger
+
+from hatchery_api.routes.envelope import UNEXPECTED
 
 LIMIT_S = 900.0
 HEARTBEAT = b": heartbeat\n\n"
@@ -37,7 +40,7 @@ def frame(event: str, data: Any, sequence: int | None = None) -> bytes:
 
 
 class EventStream(StreamingResponse):
-    """Streams frames; a typed error on the way becomes an `error` event, never a silent end.
+    """Streams frames; an error on the way becomes an `error` event, never a silent end.
 
     After LIMIT_S the stream ends, since who may read was checked at its start; a browser reconnects by itself, and `at_limit`
     tells those who cannot.
@@ -51,14 +54,17 @@ class EventStream(StreamingResponse):
         status_code: int = 200,
         headers: dict[str, str] | None = None,
         *,
+        log: FilteringBoundLogger,
         at_limit: bytes = b": please reconnect\n\n",
         limit_s: float = LIMIT_S,
     ) -> None:
-        guarded = _guarded(frames, at_limit, limit_s)
+        guarded = _guarded(frames, log, at_limit, limit_s)
         super().__init__(guarded, status_code, {**_HEADERS, **(headers or {})})
 
 
-async def _guarded(frames: AsyncGenerator[bytes], at_limit: bytes, limit_s: float) -> AsyncGenerator[bytes]:
+async def _guarded(
+    frames: AsyncGenerator[bytes], log: FilteringBoundLogger, at_limit: bytes, limit_s: float
+) -> AsyncGenerator[bytes]:
     """The frames, with errors named and an end; heartbeats make sure that the limit is noticed."""
     began = time.monotonic()
     yield b"retry: 2000\n\n"
@@ -71,5 +77,8 @@ async def _guarded(frames: AsyncGenerator[bytes], at_limit: bytes, limit_s: floa
     except HatcheryError as error:
         code = error.remote_code if isinstance(error, RemoteError) else error.code
         yield frame("error", {"code": code, "message": redact_text(error.message), "hint": error.hint})
+    except Exception:  # this is the edge: a stream that just ends would be opened again for ever, and nobody told
+        log.exception("api.stream.failed")
+        yield frame("error", {"code": HatcheryError.code, "message": UNEXPECTED, "hint": None})
     finally:
         await frames.aclose()

@@ -152,7 +152,7 @@ async def follow_thread(
     thread_id: ThreadId, user: CurrentUser, door: DoorOf, last_event_id: LastEventId = None
 ) -> Response:
     await _thread(door, user.tenant, thread_id)
-    return EventStream(_frames(door, user.tenant, thread_id, last_event_id))
+    return EventStream(_frames(door, user.tenant, thread_id, last_event_id), log=door.log)
 
 
 @router.get("/api/runs/{run_id}", name="threads getRun", operation_id="getRun", summary="One run")
@@ -180,7 +180,7 @@ async def _frames(door: Door, tenant: str, thread_id: str, last_event_id: str | 
 
 def frame_of(logged: Logged) -> bytes:
     """One entry of the log on the wire; its id is its place in the stream."""
-    return frame(logged.entry.type.value, logged.entry.model_dump(mode="json", exclude_none=True), logged.sequence)
+    return frame(str(logged.entry.type), logged.entry.model_dump(mode="json", exclude_none=True), logged.sequence)
 
 
 def snapshot_data(snapshot: Snapshot) -> dict[str, Any]:
