@@ -3,6 +3,7 @@
 HatcheryError
 ├── DependencyUnavailable
 │   ├── GatewayUnreachable      nothing answers at the machine's address, or a stranger does, or the connection broke
+│   │   └── GatewayConnectionLost       in the middle of an answer
 │   ├── GatewayTimeout          it answers, but not in time
 │   ├── GatewayUnavailable      it says that it is restarting or suspended
 │   ├── ControllerUnreachable   the machine's controller does not answer
@@ -35,6 +36,12 @@ class GatewayUnreachable(DependencyUnavailable):
     """Nothing answers at the machine's address, or another user's program does, or the connection broke."""
 
     code = "gateway_unreachable"
+
+
+class GatewayConnectionLost(GatewayUnreachable):
+    """The connection broke in the middle of an answer."""
+
+    code = "gateway_connection_lost"
 
 
 class GatewayTimeout(DependencyUnavailable):

@@ -18,6 +18,7 @@ from hatchery_runtime_proxy.domain.chat import ChatEvent
 from hatchery_runtime_proxy.ports import (
     Answer,
     ByteStream,
+    GatewayConnectionLost,
     GatewayRefusedIdentity,
     GatewayTimeout,
     GatewayUnreachable,
@@ -62,22 +63,21 @@ class OpenClawGateways:
             self._locks.pop(place, None)
 
     async def ready(self, machine: Machine) -> bool:
-        """Whether `/ready` answers 200 under the service's identity."""
+        """Whether `/ready` answers 200 under the service's identity; its body, which may never end, is not read."""
+        headers, checked = self._headers(machine, Identity.SERVICE), before_sending(machine.endpoint_uid)
+        url, limit_s = f"{machine.endpoint}/ready", self._hello_timeout
         try:
-            headers = self._headers(machine, Identity.SERVICE)
-            answer = await self._http.get(
-                f"{machine.endpoint}/ready",
-                headers=headers,
-                timeout=self._hello_timeout,
-                extensions=before_sending(machine.endpoint_uid),
-            )
+            async with (
+                asyncio.timeout(limit_s),
+                self._http.stream("GET", url, headers=headers, extensions=checked) as answer,
+            ):
+                return answer.is_success
         except StrangerAnswers as error:
             raise GatewayUnreachable(STRANGER) from error
-        except httpx.TimeoutException as error:
+        except (TimeoutError, httpx.TimeoutException) as error:
             raise GatewayTimeout("the gateway did not answer /ready in time") from error
         except httpx.HTTPError as error:
             raise GatewayUnreachable(f"nothing answers /ready: {type(error).__name__}") from error
-        return answer.is_success
 
     async def hello(self, machine: Machine, identity: Identity) -> Hello:
         """A fresh connection, closed again."""
@@ -144,7 +144,7 @@ class OpenClawGateways:
                 "POST", f"{machine.endpoint}{path}", content=body, headers=sent, timeout=limits, extensions=checked
             ) as answer:
                 _refuse_identity_errors(answer.status_code)
-                yield ByteStream(answer.status_code, answer.headers.get("content-type", ""), answer.aiter_raw())
+                yield ByteStream(answer.status_code, answer.headers.get("content-type", ""), _pieces(answer, path))
         except StrangerAnswers as error:
             raise GatewayUnreachable(STRANGER) from error
         except httpx.TimeoutException as error:
@@ -169,6 +169,14 @@ class OpenClawGateways:
                 socket = await self._open(machine, identity, self._timeout)
                 self._sockets[place] = socket
             return socket
+
+
+async def _pieces(answer: httpx.Response, path: str) -> AsyncGenerator[bytes]:
+    try:
+        async for piece in answer.aiter_raw():
+            yield piece
+    except httpx.HTTPError as error:
+        raise GatewayConnectionLost(f"the answer to {path} broke off: {type(error).__name__}") from error
 
 
 def _refuse_identity_errors(status: int) -> None:

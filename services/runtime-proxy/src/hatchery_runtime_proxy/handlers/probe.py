@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from hatchery_common.contracts.gateways import ProbeRequest, ProbeResponse, ProbeStage
+from hatchery_common.contracts.gateways import PROBE, ProbeRequest, ProbeResponse, ProbeStage
 from hatchery_common.contracts.routes import Route, RouteState
 from hatchery_common.errors import HatcheryError
 
@@ -13,23 +13,31 @@ from hatchery_runtime_proxy.domain.table import RouteTable
 from hatchery_runtime_proxy.ports import Gateways, Identity, Machine
 
 _TABLE_WAIT_S = 1.0
+# An answer that comes later is heard by nobody, and holds a place among the calls.
+DEADLINE_S = PROBE.timeout_ms / 1000 - 0.5
 _PROBED = (RouteState.STARTING, RouteState.RUNNING)
 
 
-async def probe_gateway(request: ProbeRequest, *, table: RouteTable, gateways: Gateways) -> ProbeResponse:
-    """Whether the route, `/ready` and an authenticated hello of both identities hold; never raises."""
+async def probe_gateway(
+    request: ProbeRequest, *, table: RouteTable, gateways: Gateways, deadline_s: float = DEADLINE_S
+) -> ProbeResponse:
+    """Whether the route, `/ready` and an authenticated hello of both identities hold, in time for the caller; never raises."""
+    deadline = asyncio.get_running_loop().time() + deadline_s
     route = await _route(request, table)
     if isinstance(route, str):
         return ProbeResponse(ok=False, stage=ProbeStage.ROUTE, detail=route)
     machine = machine_of(route)
     stage = ProbeStage.READY
     try:
-        if not await gateways.ready(machine):
-            return ProbeResponse(ok=False, stage=stage, detail="the gateway answers, but says that it is not ready")
-        stage = ProbeStage.HELLO
-        service, owner = await asyncio.gather(
-            gateways.hello(machine, Identity.SERVICE), gateways.hello(machine, Identity.OWNER)
-        )
+        async with asyncio.timeout_at(deadline):
+            if not await gateways.ready(machine):
+                return ProbeResponse(ok=False, stage=stage, detail="the gateway answers, but says that it is not ready")
+            stage = ProbeStage.HELLO
+            service, owner = await asyncio.gather(
+                gateways.hello(machine, Identity.SERVICE), gateways.hello(machine, Identity.OWNER)
+            )
+    except TimeoutError:
+        return ProbeResponse(ok=False, stage=stage, detail="gateway_timeout: the gateway did not answer in time")
     except HatcheryError as error:
         return ProbeResponse(ok=False, stage=stage, detail=f"{error.code}: {error.message}")
     if not owner.scopes or not service.scopes:

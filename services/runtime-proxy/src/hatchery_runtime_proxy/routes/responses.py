@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -23,6 +24,7 @@ from hatchery_runtime_proxy.routes.sessions import EVENT_STREAM, STREAM_HEADERS,
 router = APIRouter(prefix="/v1")
 _PATH = "/v1/responses"
 _PASSED = tuple(f"x-openclaw-{name}" for name in ("session-key", "agent-id", "message-channel", "account-id", "model"))
+_REFUSAL_S, _REFUSAL_BYTES = 2.0, 16_384
 _TERMINAL = (b"event: response.completed", b"event: response.failed", b"event: response.incomplete")
 
 
@@ -52,11 +54,22 @@ async def _open_stream(tools: RuntimeTools, machine: Machine, body: bytes, heade
     if opening.done() and (opening.exception() is not None or opening.result().status != 200):
         async with stack:
             stream = opening.result()  # raises the typed error of a gateway that did not answer
-            whole = b"".join([chunk async for chunk in stream.chunks])
-            return _refused(stream.status, _parsed(whole))
+            return _refused(stream.status, _parsed(await _beginning(stream.chunks)))
     return StreamingResponse(
         never_silent(_relay(opening, stack, tools.limits)), media_type=EVENT_STREAM, headers=STREAM_HEADERS
     )
+
+
+async def _beginning(chunks: AsyncIterator[bytes]) -> bytes:
+    """As much of a refusal as comes in a moment: a tenant's machine may never end it."""
+    body = bytearray()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_REFUSAL_S):
+            async for chunk in chunks:
+                body += chunk
+                if len(body) >= _REFUSAL_BYTES:
+                    break
+    return bytes(body[:_REFUSAL_BYTES])
 
 
 async def _relay(
@@ -76,7 +89,7 @@ async def _relay(
                 yield sse("status", {"phase": "waiting"})
                 continue
             if due is not None:
-                yield _error(due.value, MESSAGES[due])
+                yield answer.gap + _error(due.value, MESSAGES[due])
                 return
             got = upcoming.result()
             if isinstance(got, bytes):
@@ -84,12 +97,12 @@ async def _relay(
                 yield got
             fault = answer.take(got)
             if fault is not None:
-                yield fault
+                yield answer.gap + fault
             if answer.chunks is None or fault is not None or got is None:
                 return
             upcoming = asyncio.ensure_future(_next(answer.chunks))
     except HatcheryError as error:
-        yield _error(error.code, error.message)
+        yield answer.gap + _error(error.code, error.message)
     finally:
         upcoming.cancel()
         await asyncio.wait([upcoming], timeout=1)
@@ -118,6 +131,11 @@ class _Answer:
         self.chunks: AsyncIterator[bytes] | None = None
         self._tail, self._ended = b"", False
 
+    @property
+    def gap(self) -> bytes:
+        """What ends a half event, so that it does not swallow ours."""
+        return b"" if not self._tail or self._tail.endswith((b"\n\n", b"\r\n\r\n")) else b"\n\n"
+
     def take(self, got: ByteStream | bytes | None) -> bytes | None:
         """Takes the opening, a piece, or the end; returns the error event that follows from it, if one does."""
         if isinstance(got, ByteStream):
@@ -143,7 +161,7 @@ def _error(code: str, message: str) -> bytes:
 def _parsed(whole: bytes) -> object:
     try:
         return json.loads(whole)
-    except ValueError:
+    except (ValueError, RecursionError):
         return whole.decode(errors="replace")[:300]
 
 
