@@ -11,7 +11,7 @@ from hatchery_common.contracts.accounts import OpenAccount
 from structlog.typing import FilteringBoundLogger
 
 from hatchery_billing.domain.periods import period_end_ms, period_of
-from hatchery_billing.ports import GrantDecision, Ledger
+from hatchery_billing.ports import Backlog, GrantDecision, Ledger
 from hatchery_billing.settings import BillingSettings
 
 MONTHLY = "monthly"
@@ -36,12 +36,13 @@ async def open_account(
 
 
 async def apply_events(
-    deliveries: Sequence[Delivery[Any]], *, ledger: Ledger, clock: Clock, log: FilteringBoundLogger
+    deliveries: Sequence[Delivery[Any]], *, ledger: Ledger, backlog: Backlog, clock: Clock, log: FilteringBoundLogger
 ) -> None:
     """Apply a batch; an event that cannot be charged is named, it never stops the others; neither does one without counts."""
     if not deliveries:
         return
     report = await ledger.apply(deliveries, posted_at_ms=to_ms(clock.now()))
+    backlog.applied(deliveries)
     for event_id, outcome, reason in report.unsound:
         log.error("billing.event.unsound", event_id=event_id, outcome=outcome.value, reason=reason)
     for event_id, reason in report.unknown:
@@ -60,11 +61,17 @@ async def grant_monthly(*, ledger: Ledger, settings: BillingSettings, clock: Clo
 
 
 async def notice_unknown(
-    *, ledger: Ledger, settings: BillingSettings, clock: Clock, epoch: int, log: FilteringBoundLogger
+    *, ledger: Ledger, backlog: Backlog, settings: BillingSettings, clock: Clock, epoch: int, log: FilteringBoundLogger
 ) -> None:
-    """Report calls that were opened and never recorded in time: an event and an alert, never silence."""
+    """Report calls that were opened and never recorded in time: an event and an alert, never silence.
+
+    Time counts only as far as the stream is applied: after an outage a call's record may still wait there.
+    """
     now_ms = to_ms(clock.now())
-    before_ms = now_ms - settings.unknown_after_s * 1000
+    complete_to_ms = await backlog.complete_to_ms(now_ms)
+    if complete_to_ms is None:
+        return
+    before_ms = complete_to_ms - settings.unknown_after_s * 1000
     found = PORTION
     while found == PORTION:
         found = await ledger.notice_unknown(before_ms=before_ms, now_ms=now_ms, epoch=epoch, limit=PORTION)

@@ -49,6 +49,16 @@ class PriceSource(Protocol):
     async def quote(self, key: PriceKey, at_ms: int) -> Quote: ...
 
 
+class Backlog(Protocol):
+    """How far the ledger has come on the stream. Never raises: None means that nobody can say."""
+
+    def applied(self, deliveries: Sequence[Delivery[Any]]) -> None: ...
+
+    async def complete_to_ms(
+        self, now_ms: int
+    ) -> int | None: ...  # all that was published before this moment is applied
+
+
 class Ledger(Protocol):
     """The ledger's place. Every call is one transaction and safe to repeat; raises DependencyUnavailable when it is away."""
 
