@@ -136,6 +136,24 @@ def test_delete_before_provision_leaves_a_fence() -> None:
     assert late.ended[0].outcome == "superseded"
 
 
+def test_stop_before_provision_leaves_a_fence_that_the_provision_fills_in() -> None:
+    verdict = accept(None, wish(Verb.STOP, 2), driver="fake", now_ms=0)
+    assert verdict.instance is not None
+    assert derive(verdict.instance) is InstanceStatus.STOPPED
+    assert (verdict.instance.operation, verdict.instance.next_at_ms) == (None, None)
+    assert verdict.ended[0].outcome == "finished"
+    told = Wish("ins_1", "tenant-a", Operation("op_late", Verb.PROVISION, 1), "mine", "large")
+    late = accept(verdict.instance, told, driver="fake", now_ms=1)
+    assert late.ended[0].outcome == "superseded"
+    assert late.instance is not None
+    assert (late.instance.name, late.instance.size) == ("mine", "large")
+    assert late.instance.desired is DesiredState.STOPPED
+    used = late.instance.evolve(storage=StorageStage.USED)
+    assert accept(used, replace(told, size="huge"), driver="fake", now_ms=1).instance is None
+    first = accept(None, wish(Verb.STOP, 1), driver="fake", now_ms=0)
+    assert (first.instance, first.ended[0].reason) == (None, Reason.UNKNOWN)
+
+
 def test_nothing_revives_a_deleted_instance() -> None:
     held = instance(desired=DesiredState.DELETED)
     verdict = accept(held, wish(Verb.START, 9), driver="fake", now_ms=0)

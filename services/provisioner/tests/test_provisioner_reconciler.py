@@ -142,6 +142,21 @@ async def test_a_stop_while_backing_off_stays_stopped() -> None:
     assert ("op_late", "superseded", "newer_wish") in world.store.ended()
 
 
+async def test_a_stop_that_overtakes_its_provision_wins() -> None:
+    async with World() as world:
+        await world.wish(StopInstance, generation=2)
+        await world.until_settled(STOPPED)
+        await world.wish(ProvisionInstance, generation=1)
+        await asyncio.sleep(0.2)
+        assert world.row.status is STOPPED
+        assert not world.driver.calls
+        await world.wish(StartInstance, generation=3)
+        await world.until_settled(READY)
+    assert [(name, how) for name, how, _ in world.store.ended()] == [
+        *(("op_1", "finished"), ("op_2", "superseded"), ("op_3", "finished")),
+    ]
+
+
 async def test_delete_during_a_hanging_driver_call_acts_at_its_end() -> None:
     async with World(limits=limits(call_s=0.5)) as world:
         hanging = asyncio.Event()

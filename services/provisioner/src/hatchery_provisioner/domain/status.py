@@ -111,6 +111,6 @@ def is_told(before: Instance | None, after: Instance) -> bool:
         return True
 
     def told(one: Instance) -> tuple[object, ...]:
-        return (one.status, one.generation, one.desired, one.operation, one.reason, one.message)
+        return (one.name, one.status, one.generation, one.desired, one.operation, one.reason, one.message)
 
     return told(before) != told(after)

@@ -57,7 +57,7 @@ def accept(held: Instance | None, wish: Wish, *, driver: str, now_ms: int) -> Ve
     if held.operation is not None and held.operation.id == operation.id:
         return Verdict(None)
     if operation.generation <= held.generation:
-        return Verdict(None, (superseded(operation),))
+        return Verdict(_filled_in(held, wish), (superseded(operation),))
     if held.desired is DesiredState.DELETED and operation.verb is not Verb.DELETE:
         message = "the instance is being deleted or is gone; provision a new one"
         return Verdict(None, (Ended(operation, "failed", Reason.DELETED, message),))
@@ -66,9 +66,10 @@ def accept(held: Instance | None, wish: Wish, *, driver: str, now_ms: int) -> Ve
 
 
 def _first(wish: Wish, driver: str, now_ms: int) -> Verdict:
-    """The first wish of an id: provision creates it, delete leaves a tombstone that fences a late provision."""
+    """The first wish of an id: provision creates it; a stop or a delete that overtook it leaves a row that fences it."""
     operation = wish.operation
-    if operation.verb not in (Verb.PROVISION, Verb.DELETE):
+    overtook = operation.verb is Verb.STOP and operation.generation > 1
+    if not overtook and operation.verb not in (Verb.PROVISION, Verb.DELETE):
         return Verdict(None, (_unknown(operation),))
     fresh = Instance(
         instance_id=wish.instance_id,
@@ -80,9 +81,21 @@ def _first(wish: Wish, driver: str, now_ms: int) -> Verdict:
         updated_at_ms=now_ms,
         since_ms=now_ms,
     )
+    if overtook:  # there is nothing to stop
+        stopped = _wanted(fresh, operation, now_ms).evolve(operation=None, next_at_ms=None)
+        return Verdict(stopped, (Ended(operation, "finished"),))
     if operation.verb is Verb.DELETE:
         fresh = fresh.evolve(storage=StorageStage.GONE)
     return _finish_if_gone(_wanted(fresh, operation, now_ms), ())
+
+
+def _filled_in(held: Instance, wish: Wish) -> Instance | None:
+    """What a provision that was overtaken still tells of its instance; None when that is nothing new."""
+    if wish.operation.verb is not Verb.PROVISION or held.desired is DesiredState.DELETED:
+        return None
+    made = held.machines or held.storage is not StorageStage.NONE
+    after = held.evolve(name=wish.name, size=held.size if made else wish.size)
+    return after if after != held else None
 
 
 def _unknown(operation: Operation) -> Ended:
