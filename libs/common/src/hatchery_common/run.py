@@ -168,14 +168,14 @@ class Supervised:
             if database is not None:
                 relay = Relay(database, context.bus, context.log)
                 owner_loops += [relay.run, relay.housekeeping]
-            if parts.batches:
+            if parts.batches or self.service.batched:  # what is declared and not handled is refused there
                 owner_loops.append(partial(_consume_batches, context, parts, on_dead, trial))
             if database is not None and owner_loops:
                 lock = OwnerLock(database, context.log)
                 tasks.append(await stack.enter_async_context(_background(lock.run(owner_loops), "owner")))
             loops = [_background(loop(), f"loop-{number}") for number, loop in enumerate(parts.loops)]
             tasks += [await stack.enter_async_context(loop) for loop in loops]
-            if parts.subscriptions:
+            if parts.subscriptions or set(self.service.consumes) - set(self.service.batched):
                 consumption = await context.bus.subscribe(parts.subscriptions, on_dead=on_dead, trial=trial)
                 await stack.enter_async_context(_stopped(consumption))
             yield tasks
