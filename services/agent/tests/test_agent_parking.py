@@ -8,10 +8,11 @@ import time
 import pytest
 from agent_fakes import Crash
 from hatchery_agent.domain.folding import RunPhase
-from hatchery_agent.domain.waiting import look_again_s
+from hatchery_agent.domain.waiting import WAITABLE_STATES, look_again_s
 from hatchery_agent.handlers.runs import answer_message, resume_run
 from hatchery_agent.handlers.turns import TurnLimits
 from hatchery_agent.ports import GatewayNotReady, Progress
+from hatchery_common.contracts.routes import RouteState
 
 STARTING = GatewayNotReady("starting", "booting")
 
@@ -60,6 +61,47 @@ async def test_an_instance_that_will_not_come_up_ends_the_run_at_once(world, sta
     end = world.state.runs["run_1"].end
     assert end["code"] == "instance_not_running"
     assert state in end["message"]
+
+
+@pytest.mark.parametrize("break_after", [None, 2])
+async def test_a_machine_that_restarts_is_waited_for(world, break_after: int | None):
+    """While it restarts its route is stopping, then starting: nothing says that it will not come back."""
+    stages = [GatewayNotReady("stopping"), GatewayNotReady("stopping"), STARTING]
+    world.runtime.break_after = break_after
+    if break_after is None:
+        world.runtime.states = stages
+    else:
+        original = world.runtime._events
+
+        async def broken(message: str, key: str):
+            async for event in original(message, key):
+                yield event
+            world.runtime.states, world.runtime._events = stages, original
+
+        world.runtime._events = broken
+    await world.deliver()
+    assert ends(world) == []
+    await world.resume(hurry=True)
+    assert (ends(world), world.runtime.received) == (["run.finished"], ["Hi"])
+
+
+@pytest.mark.parametrize(("die_at", "code"), [(None, "instance_not_running"), (15, "interrupted")])
+async def test_a_machine_that_is_stopped_ends_the_run_with_its_event(world, die_at: int | None, code: str):
+    if die_at is not None:
+        assert await world.deliver_and_die(die_at)  # OpenClaw has the turn
+    world.runtime.states = [GatewayNotReady("stopping"), GatewayNotReady("stopped")]
+    await world.deliver()
+    assert ends(world) == []
+    await world.rows.wake("tenant-a", "ins_1")
+    began = time.monotonic()
+    await world.resume()
+    assert time.monotonic() - began < 0.2
+    assert world.state.runs["run_1"].end["code"] == code
+
+
+def test_only_states_that_the_proxy_tells_are_waited_in():
+    routes = {state.value for state in RouteState}
+    assert routes | {"unreachable", "unknown"} >= WAITABLE_STATES
 
 
 async def test_an_instance_that_gives_up_meanwhile_ends_the_run_with_its_news(world):

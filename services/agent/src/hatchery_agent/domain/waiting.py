@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-WAITABLE_STATES = frozenset(
-    {"provisioning", "starting", "restarting", "upgrading", "restoring", "unreachable", "unknown"}
-)
+# A route is stopping both in a stop and in a restart: the event that follows tells which. Unknown: it has no route yet.
+WAITABLE_STATES = frozenset({"stopping", "starting", "unreachable", "unknown"})
 WAITING_PHASE = "waiting_for_instance"
 _UNANNOUNCED = frozenset({"unreachable"})  # a broken connection: no event says that it is whole again
 _SOONEST_S, _LATEST_S = 0.25, 10.0
