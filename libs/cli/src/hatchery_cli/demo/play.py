@@ -5,25 +5,30 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import typer
+from hatchery_common.errors import HatcheryError
 
 from hatchery_cli.demo.leftovers import lock_files, lock_names, machine_directories, processes_of
-from hatchery_cli.demo.walk import Walker
+from hatchery_cli.demo.walk import Tell, Walker
 from hatchery_cli.demo.website import DemoFailed, Website
 from hatchery_cli.embedded.layout import Layout
 
 _PORTS = 300  # a stack uses its base port and what follows
 _UP_S = 600
+_STOP_S = 45
 
 
 def play(*, as_json: bool, keep: bool) -> int:
@@ -33,25 +38,16 @@ def play(*, as_json: bool, keep: bool) -> int:
     def tell(line: str) -> None:
         typer.echo(f"[{time.monotonic() - began:6.1f} s] {line}", err=as_json)
 
-    directory = Path(tempfile.mkdtemp(prefix="hatchery-demo-"))
-    directory.chmod(0o711)  # machines of other uids pass through it
-    locks: set[str] = set()
     result: dict[str, Any] = {"ok": False}
-    try:
-        result |= _play(directory, tell, locks, keep=keep)
-        if not keep:
-            result["left_over"] = _left_over(directory, locks)
-            result["ok"] = not any(result["left_over"].values())
-    except DemoFailed as error:
-        result["error"] = error.message
-        tell(f"FAILED: {error.message}")
-        if not keep:
-            _down(directory)
-    finally:
-        if keep:
-            tell(f"kept: ./hatchery status --dir {directory}; stop it with ./hatchery down --dir {directory}")
-        else:
-            shutil.rmtree(directory, ignore_errors=True)
+    with _on_signals(signal.default_int_handler):
+        try:
+            result |= _with_own_stack(tell, keep=keep)
+        except KeyboardInterrupt:
+            result["error"] = "interrupted"
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the last line is the one object
+            result["error"] = error.message if isinstance(error, HatcheryError) else f"{type(error).__name__}: {error}"
+    if "error" in result:
+        tell(f"FAILED: {result['error']}")
     if as_json:
         typer.echo(json.dumps(result))
     elif result["ok"]:
@@ -59,7 +55,48 @@ def play(*, as_json: bool, keep: bool) -> int:
     return 0 if result["ok"] else 1
 
 
-def _play(directory: Path, tell: Any, locks: set[str], *, keep: bool) -> dict[str, Any]:
+@contextmanager
+def _on_signals(handler: Callable[[int, FrameType | None], Any]) -> Generator[None]:
+    """Do this at Ctrl-C and at SIGTERM."""
+    before = {one: signal.signal(one, handler) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for one, former in before.items():
+            signal.signal(one, former)
+
+
+def _with_own_stack(tell: Tell, *, keep: bool) -> dict[str, Any]:
+    directory = Path(tempfile.mkdtemp(prefix="hatchery-demo-"))
+    directory.chmod(0o711)  # machines of other uids pass through it
+    locks: set[str] = set()
+    left: dict[str, list[str]] = {"processes": [], "directories": []}
+    try:
+        figures = _play(directory, tell, locks)
+    except BaseException as error:
+        tell(f"ends early: {error or type(error).__name__}")
+        raise
+    finally:
+        if keep:
+            tell(f"kept: ./hatchery status --dir {directory}; stop it with ./hatchery down --dir {directory}")
+        else:
+            left = _end(directory, locks)
+    return figures | {"left_over": left, "ok": not any(left.values())}
+
+
+def _end(directory: Path, locks: set[str]) -> dict[str, list[str]]:
+    """Stop the stack, whether it got up or not, and remove its directory; returns what was left of it."""
+    with _on_signals(lambda _signal, _frame: None):  # half an end would leave processes without their directory
+        try:
+            _hatchery("down", "--dir", str(directory))
+        except DemoFailed as error:
+            raise DemoFailed(f"{error.message}; stop it with ./hatchery down --dir {directory}") from error
+        left = _left_over(directory, locks)
+        shutil.rmtree(directory, ignore_errors=True)
+    return left
+
+
+def _play(directory: Path, tell: Tell, locks: set[str]) -> dict[str, Any]:
     port = _free_ports()
     tell(f"starting a stack in {directory}, ports from {port}")
     began = time.monotonic()
@@ -67,10 +104,7 @@ def _play(directory: Path, tell: Any, locks: set[str], *, keep: bool) -> dict[st
     up_ms = round((time.monotonic() - began) * 1000)
     tell(f"the stack is up after {up_ms / 1000:.1f} s")
     token = _hatchery("token", "create", "--user", "demo@example.com", "--dir", str(directory)).strip()
-    with ExitStack() as stack:
-        if not keep:
-            stack.callback(_down, directory)
-        site = stack.enter_context(Website(f"http://127.0.0.1:{port}", token))
+    with Website(f"http://127.0.0.1:{port}", token) as site:
         walk = Walker(site, tell, lambda: locks.update(lock_names(Layout(directory).machines))).run()
         verified = json.loads(_hatchery("billing", "verify", "--json", "--dir", str(directory)).splitlines()[-1])
         if not verified.get("ok"):
@@ -78,13 +112,11 @@ def _play(directory: Path, tell: Any, locks: set[str], *, keep: bool) -> dict[st
         tell("the ledger verifies")
     figures = asdict(walk)
     return {
-        "ok": True,
         "versions": _versions(),
         "timings_ms": {"stack_up": up_ms, **figures["timings_ms"]},
         "chat": {"text": walk.text, "chunks": walk.chunks},
         "events": walk.events,
         "ledger": walk.ledger,
-        "left_over": {"processes": [], "directories": []},
     }
 
 
@@ -94,27 +126,37 @@ def _left_over(directory: Path, locks: set[str]) -> dict[str, list[str]]:
 
 
 def _hatchery(*arguments: str, timeout_s: float = 120) -> str:
-    """Run one of our own commands; raises DemoFailed with what it said."""
+    """Run one of our own commands; raises DemoFailed with what it said. When we are interrupted it is told to end."""
     command = [sys.executable, "-m", "hatchery_cli", *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment(), start_new_session=True
+    ) as running:
+        try:
+            output, errors = running.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            _stop(running)
+            raise DemoFailed(f"hatchery {arguments[0]} did not end within {timeout_s:.0f} s") from error
+        except BaseException:
+            _stop(running)
+            raise
+    if running.returncode != 0:
+        raise DemoFailed(f"hatchery {' '.join(arguments[:2])} failed: {(errors or output)[-1500:]}")
+    return output
+
+
+def _stop(running: subprocess.Popen[str]) -> None:
+    """End it in order: an `up --detach` takes the stack with it that it was about to start."""
+    running.terminate()
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, check=False, env=_environment()
-        )
-    except subprocess.TimeoutExpired as error:
-        raise DemoFailed(f"hatchery {arguments[0]} did not end within {timeout_s:.0f} s") from error
-    if done.returncode != 0:
-        raise DemoFailed(f"hatchery {' '.join(arguments[:2])} failed: {(done.stderr or done.stdout)[-1500:]}")
-    return done.stdout
+        running.communicate(timeout=_STOP_S)
+    except subprocess.TimeoutExpired:
+        running.kill()
 
 
 def _environment() -> dict[str, str]:
     """Our environment without what would point the demo at another stack."""
     elsewhere = ("HATCHERY_DIR", "HATCHERY_NATS_URL", "HATCHERY_ADMIN_DATABASE_URL", "HATCHERY_ROOT_KEY")
     return {name: value for name, value in os.environ.items() if name not in elsewhere}
-
-
-def _down(directory: Path) -> None:
-    _hatchery("down", "--dir", str(directory))
 
 
 def _free_ports() -> int:

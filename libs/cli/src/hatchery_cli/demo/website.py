@@ -50,15 +50,25 @@ class Website:
     def follow(self, path: str, deadline_s: float, after: str | None = None) -> Iterator[ServerEvent]:
         """Server-sent events of a path, resumed after `after`; ends with the stream or raises DemoFailed at the deadline."""
         until = time.monotonic() + deadline_s
+        late = DemoFailed(f"{path} did not come to an end within {deadline_s:.0f} s")
         headers = {"Last-Event-ID": after} if after else {}
-        with self._client.stream("GET", path, headers=headers) as response:
-            if response.status_code != 200:
-                response.read()
-                _data(response)
-            for one in read_events(response.iter_lines()):
-                yield one
-                if time.monotonic() > until:
-                    raise DemoFailed(f"{path} did not come to an end within {deadline_s:.0f} s")
+        limits = httpx.Timeout(30, read=deadline_s)
+        try:
+            with self._client.stream("GET", path, headers=headers, timeout=limits) as response:
+                if response.status_code != 200:
+                    response.read()
+                    _data(response)
+                yield from read_events(_until(until, response.iter_lines(), late))
+        except httpx.ReadTimeout:
+            raise late from None
+
+
+def _until(end: float, lines: Iterator[str], late: DemoFailed) -> Iterator[str]:
+    """The lines, signs of life among them; raises at the first one after the end."""
+    for line in lines:
+        if time.monotonic() > end:
+            raise late
+        yield line
 
 
 def _data(response: httpx.Response) -> Any:

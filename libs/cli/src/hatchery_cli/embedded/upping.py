@@ -26,6 +26,7 @@ from hatchery_cli.errors import AlreadyRunning, ServerFailed
 from hatchery_cli.terminal import Patient
 
 _DETACHED_WITHIN_S = 1800.0  # longer than any part of it waits for itself
+_ENDS_WITHIN_S = 35.0
 _NOTE = "HATCHERY_UP_NOTE"  # from `up --detach` to its child: what came of the installation
 console = Patient(highlight=False, soft_wrap=True)
 
@@ -40,6 +41,9 @@ def run_up(
     processes: bool | None = None,
 ) -> None:
     """Start the stack of this directory, in this process or detached from it; raises a SetupError with its remedy."""
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # like Ctrl-C: what was begun, npm or a child, ends with us
     layout = Layout(directory or default_directory())
     layout.create()
     if is_owned(layout):
@@ -171,7 +175,7 @@ class _Teller:
 
 
 def _detach(layout: Layout, choices: Choices, note: str) -> None:
-    """Start `up` in a session of its own and wait until it is ready or says why not."""
+    """Start `up` in a session of its own and wait until it is ready or says why not; whatever ends the wait early ends it."""
     log = layout.logs / "up.log"
     layout.attempt(choices)
     began = time.time()
@@ -180,21 +184,36 @@ def _detach(layout: Layout, choices: Choices, note: str) -> None:
             [sys.executable, "-m", "hatchery_cli", "up", "--dir", str(layout.root)],
             stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd="/", env={**os.environ, _NOTE: note},
         )  # fmt: skip
+    try:
+        _until_up(layout, child, log)
+    except BaseException:
+        _give_up(child)
+        raise
+    console.print(welcome(layout, choices, time.time() - began, detached=True))
+
+
+def _until_up(layout: Layout, child: subprocess.Popen[bytes], log: Path) -> None:
     teller = _Teller()
     end = time.monotonic() + _DETACHED_WITHIN_S
     while time.monotonic() < end:
         state = read_state(layout) or {}
-        if state.get("pid") == child.pid:
-            for name, part in state["parts"].items():
-                teller.tell_waiting(name, part["waiting"])
-        if state.get("pid") == child.pid and state.get("phase") == "ready":
-            console.print(welcome(layout, choices, time.time() - began, detached=True))
+        ours = state if state.get("pid") == child.pid else {}
+        for name, part in ours.get("parts", {}).items():
+            teller.tell_waiting(name, part["waiting"])
+        if ours.get("phase") == "ready":
             return
         if child.poll() is not None:
-            raise _why(layout, state if state.get("pid") == child.pid else {}, log)
+            raise _why(layout, ours, log)
         time.sleep(0.03)
-    os.kill(child.pid, signal.SIGTERM)
     raise ServerFailed(f"the stack was not ready within {_DETACHED_WITHIN_S:.0f} s", hint=f"see {log}")
+
+
+def _give_up(child: subprocess.Popen[bytes]) -> None:
+    """Let it end in order, as far as it has come."""
+    if child.poll() is None:
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_ENDS_WITHIN_S)
 
 
 def _why(layout: Layout, state: dict[str, object], log: Path) -> SetupError:
