@@ -85,7 +85,7 @@ async def test_a_machine_that_restarts_is_waited_for(world, break_after: int | N
     assert (ends(world), world.runtime.received) == (["run.finished"], ["Hi"])
 
 
-@pytest.mark.parametrize(("die_at", "code"), [(None, "instance_not_running"), (15, "interrupted")])
+@pytest.mark.parametrize(("die_at", "code"), [(None, "instance_not_running"), (17, "interrupted")])
 async def test_a_machine_that_is_stopped_ends_the_run_with_its_event(world, die_at: int | None, code: str):
     if die_at is not None:
         assert await world.deliver_and_die(die_at)  # OpenClaw has the turn
