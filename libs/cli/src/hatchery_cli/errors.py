@@ -6,6 +6,7 @@ SetupError (hatchery_common)
 ├── PlaceUnusable      a directory cannot be written, or other users of this machine cannot reach it
 ├── AlreadyRunning     another `up` owns this data directory
 ├── NotRunning         a command needs a running stack
+├── StillRunning       an `up` does not end, and is not known well enough to be killed
 ├── PythonBroken       a package of ours cannot be imported or lacks its files
 ├── NpmUnreachable     the npm registry does not answer
 ├── InstallFailed      an installation ended wrong for another reason
@@ -48,6 +49,12 @@ class NotRunning(SetupError):
     """A command needs a running stack."""
 
     code = "not_running"
+
+
+class StillRunning(SetupError):
+    """An `up` does not end, and is not known well enough to be killed."""
+
+    code = "still_running"
 
 
 class PythonBroken(SetupError):

@@ -34,11 +34,11 @@ def collect(layout: Any) -> dict[str, Any]:
     from hatchery_cli.embedded.machines import controllers
     from hatchery_cli.embedded.probe import readiness
     from hatchery_cli.embedded.stack import is_owned
-    from hatchery_cli.embedded.state import read_state
+    from hatchery_cli.embedded.state import LIVING, read_state
 
     state = read_state(layout) or {"phase": "stopped", "parts": {}, "events": [], "notes": [], "error": None}
     alive = is_owned(layout)
-    if not alive and state["phase"] in ("starting", "ready", "stopping"):
+    if not alive and state["phase"] in LIVING:
         state |= {"phase": "abandoned", "error": {"code": "abandoned", "message": "`up` ended without stopping its parts",
                                                   "hint": "run `hatchery up` (it resumes) or `hatchery down`"}}  # fmt: skip
     port = layout.choices().port

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -13,6 +14,7 @@ from hatchery_cli.embedded.layout import Choices, Layout, read_json, write_priva
 from hatchery_cli.embedded.supervisor import Condition
 
 _EVENTS = 50
+LIVING = ("starting", "ready", "stopping")  # phases that last only as long as their `up`
 
 
 class StateFile:
@@ -69,3 +71,14 @@ class StateFile:
 def read_state(layout: Layout) -> dict[str, Any] | None:
     """The last state that an `up` wrote here; None when none ever did."""
     return read_json(layout.state_file)
+
+
+def write_stopped(layout: Layout) -> None:
+    """Say that everything was stopped, in the place of an `up` that could not say so itself."""
+    state = read_state(layout)
+    if state is None or state["phase"] not in LIVING:
+        return
+    for part in state["parts"].values():
+        part |= {"state": "stopped", "pid": None, "since": time.time()}
+    with contextlib.suppress(OSError):  # everything is stopped all the same
+        write_private(layout.state_file, json.dumps(state | {"phase": "stopped", "error": None}) + "\n")
