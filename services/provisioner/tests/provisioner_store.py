@@ -54,9 +54,9 @@ class MemoryTransaction:
     async def put_route(self, route: Route) -> None:
         self.routes.append(route)
 
-    async def boots(self, instance_id: str) -> Sequence[Boot]:
+    async def boots(self, instance_id: str, *, seen: str | None) -> Sequence[Boot]:
         found = self.store.boots.values()
-        return [boot for boot in found if boot.instance_id == instance_id and not boot.final]
+        return [boot for boot in found if boot.instance_id == instance_id and (not boot.final or boot.boot_id == seen)]
 
     async def save_boot(self, boot: Boot) -> None:
         self.saved_boots[boot.boot_id] = boot

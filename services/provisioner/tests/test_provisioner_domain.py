@@ -290,3 +290,5 @@ def test_metering_counts_what_was_seen_and_lists_long_gaps() -> None:
     assert (boot.seconds_total, boot.gap_seconds) == (180, 120)
     assert metering.observed(boot, 100) == boot
     assert metering.observed(metering.ended(boot), 10**9).seconds_total == 180
+    again = metering.observed(metering.ended(boot), 180_000 + 130_001)
+    assert (again.seconds_total, again.final) == (190, False), "a boot that is seen again had not ended"

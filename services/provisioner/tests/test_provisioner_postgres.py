@@ -100,10 +100,12 @@ async def test_boots_and_epochs(database: Database) -> None:
     async with store.transaction() as work:
         await work.save_boot(boot)
     async with store.transaction() as work:
-        assert list(await work.boots("ins_1")) == [boot]
+        assert list(await work.boots("ins_1", seen=None)) == [boot]
         await work.save_boot(Boot(**{**boot.__dict__, "final": True}))
     async with store.transaction() as work:
-        assert not await work.boots("ins_1")
+        assert not await work.boots("ins_1", seen=None)
+        assert [one.final for one in await work.boots("ins_1", seen="b1")] == [True]
+        assert not await work.boots("ins_1", seen="b2")
     with pytest.raises(OwnershipLost):
         async with store.transaction(epoch=99):
             pass

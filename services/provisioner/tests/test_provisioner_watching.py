@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from hatchery_common.contracts.gateways import ProbeResponse, ProbeStage
-from hatchery_common.contracts.instances import InstanceStatus, ProvisionInstance, StartInstance
+from hatchery_common.contracts.instances import InstanceMetered, InstanceStatus, ProvisionInstance, StartInstance
 from hatchery_common.errors import DependencyUnavailable
-from provisioner_fakes import World, limits
+from provisioner_fakes import INSTANCE, World, limits
 
 READY, DEGRADED, ERROR = InstanceStatus.READY, InstanceStatus.DEGRADED, InstanceStatus.ERROR
 REFUSED = ProbeResponse(ok=False, stage=ProbeStage.HELLO, detail="unauthorized")
@@ -76,3 +76,23 @@ async def test_a_gateway_whose_owner_cannot_reach_it_ends_at_the_deadline_of_deg
         world.controllers.set("ready")
         await world.until_status(ERROR)
         assert world.row.reason == "gateway_unhealthy"
+
+
+async def test_a_boot_that_was_called_ended_in_error_goes_on_from_its_total() -> None:
+    async with World(limits=limits(meter_s=0.1, backoff_first_s=0.3, max_attempts=9)) as world:
+        await world.wish(ProvisionInstance)
+        await world.until_settled(READY)
+        await world.until(lambda: any(boot.counted_ms >= 100 for boot in world.store.boots.values()))
+        hidden = dict(world.driver.machines)
+        world.driver.machines.clear()
+        world.reconciler.poke(INSTANCE)
+        await world.until(lambda: any(boot.final for boot in world.store.boots.values()))
+        (ended,) = world.store.boots.values()
+        world.driver.machines |= hidden
+        world.reconciler.poke(INSTANCE)
+        await world.until(lambda: not any(boot.final for boot in world.store.boots.values()))
+        (again,) = world.store.boots.values()
+        assert again.counted_ms >= ended.counted_ms
+        await world.until_settled(READY)
+    readings = [one.seconds_total for one in world.store.told(InstanceMetered)]
+    assert readings == sorted(readings)

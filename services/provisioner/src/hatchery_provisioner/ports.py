@@ -187,8 +187,8 @@ class Transaction(Protocol):
 
     async def put_route(self, route: Route) -> None: ...
 
-    async def boots(self, instance_id: str) -> Sequence[Boot]:
-        """Boots that are not final."""
+    async def boots(self, instance_id: str, *, seen: str | None) -> Sequence[Boot]:
+        """Boots that are not final, and the one that was just seen running, even if it was called ended before."""
         ...
 
     async def save_boot(self, boot: Boot) -> None: ...

@@ -151,8 +151,9 @@ class _SqlTransaction:
     async def put_route(self, route: Route) -> None:
         await self._work.put_route(route)
 
-    async def boots(self, instance_id: str) -> Sequence[Boot]:
-        query = sa.select(_boots).where(_boots.c.instance_id == instance_id, ~_boots.c.final)
+    async def boots(self, instance_id: str, *, seen: str | None) -> Sequence[Boot]:
+        wanted = sa.or_(~_boots.c.final, _boots.c.boot_id == seen) if seen else ~_boots.c.final
+        query = sa.select(_boots).where(_boots.c.instance_id == instance_id, wanted)
         rows = (await self._connection.execute(query)).mappings().all()
         return [Boot(**row) for row in rows]
 

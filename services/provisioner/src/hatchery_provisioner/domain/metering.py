@@ -34,9 +34,13 @@ class Boot:
 
 
 def observed(boot: Boot, at_ms: int) -> Boot:
-    """Seen running at this moment; an earlier moment than the last changes nothing."""
+    """Seen running at this moment; an earlier moment than the last adds nothing.
+
+    One that was called ended in error goes on from its total: totals only grow.
+    """
+    boot = replace(boot, final=False)
     passed = at_ms - boot.last_observed_ms
-    if passed <= 0 or boot.final:
+    if passed <= 0:
         return boot
     if passed > LONGEST_GAP_MS:
         return replace(boot, gap_ms=boot.gap_ms + passed, last_observed_ms=at_ms)

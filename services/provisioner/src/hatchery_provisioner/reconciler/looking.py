@@ -76,13 +76,13 @@ class Looker:
             return done is None or not done.final
         boot = self._metered.get(machine.machine_id)
         every_ms = int(self._bench.limits.meter_s * 1000)
-        return boot is None or boot.boot_id != seen.boot_id or is_due(boot, seen.observed_at_ms, every_ms)
+        return boot is None or boot.final or boot.boot_id != seen.boot_id or is_due(boot, seen.observed_at_ms, every_ms)
 
     async def _meter(self, work: Transaction, instance: Instance, machine: Machine, seen: Observation) -> None:
         """Write the reading of the running boot; every other boot of this machine has ended."""
         running = seen.phase is Phase.RUNNING and seen.boot_id is not None
         found: Boot | None = None
-        for boot in await work.boots(instance.instance_id):
+        for boot in await work.boots(instance.instance_id, seen=seen.boot_id if running else None):
             if boot.machine_id != machine.machine_id:
                 continue
             if running and boot.boot_id == seen.boot_id:
