@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from hatchery_cli.commands.billing import app, telling
 from hatchery_cli.preparing import create_database, migrate_bus, migrate_databases
 from hatchery_cli.rendering import role_url
-from hatchery_common.bus import Bus
+from hatchery_common.bus import BatchSubscription, Bus
 from hatchery_common.contracts.gateways import UsageOpened
 from hatchery_common.database import Database
 from hatchery_common.run import installed_services
@@ -68,6 +68,24 @@ def publish(nats_url: str, call_id: str) -> None:
     asyncio.run(work())
 
 
+def swallow(nats_url: str) -> None:
+    """Acknowledge the one event that waits for the ledger, without applying it."""
+
+    async def work() -> None:
+        arrived = asyncio.Event()
+
+        async def note(_: Any) -> None:
+            arrived.set()
+
+        async with Bus.open(nats_url, billing()) as bus:
+            consumption = await bus.subscribe_batches([BatchSubscription(billing().batched, note)])
+            await asyncio.wait_for(arrived.wait(), 20)
+            await consumption.stop(5)
+            assert not any((await bus.lag()).values())
+
+    asyncio.run(work())
+
+
 def run(*arguments: str, **environment: str) -> tuple[int, dict[str, Any]]:
     result = CliRunner().invoke(app, [*arguments, "--json"], env=environment)
     return result.exit_code, json.loads(result.stdout)
@@ -91,6 +109,9 @@ def test_verify_and_rebuild_say_what_is_wrong(clean_nats_url: str, own_postgres:
     execute(admin_url, "INSERT INTO cursors VALUES ('EVT', 7, 1, 0)")
     code, report = run("verify", **environment)
     assert (code, [finding["code"] for finding in report["findings"]]) == (1, ["cursor_differs"])
+    code, report = run("rebuild", **environment)  # behind the cursor, but it is still to be delivered
+    assert ({finding["code"] for finding in report["findings"]}, report["pending"]) == ({"cursors_only_live"}, 1)
+    swallow(clean_nats_url)
     code, report = run("rebuild", **environment)
     assert code == 1
     assert {finding["code"] for finding in report["findings"]} == {"event_not_applied", "cursors_only_live"}

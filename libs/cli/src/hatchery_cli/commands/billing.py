@@ -16,6 +16,7 @@ from hatchery_cli.options import AsJson, Directory
 
 if TYPE_CHECKING:
     from hatchery_common.bus import Delivery
+    from hatchery_common.bus.connection import Connection
 
     from hatchery_cli.target import Target
 
@@ -97,9 +98,20 @@ async def _rebuild(target: Target) -> Any:
     connection = Connection(target.nats_url, ADMIN, nkey_seed(target.root_key, ADMIN))
     await connection.open()
     try:
-        return await audit.rebuild(_role_url(target), stored_events(connection, audit.MONEY_EVENTS))
+        settled_to = await _settled_to(connection)  # before the ledger is read: what was settled then is in it
+        events = stored_events(connection, audit.MONEY_EVENTS)
+        return await audit.rebuild(_role_url(target), events, settled_to=settled_to)
     finally:
         await connection.close()
+
+
+async def _settled_to(connection: Connection) -> int | None:
+    """The sequence up to which billing has acknowledged every money event; None when it has no durable."""
+    from hatchery_common.bus.jetstream import JetStream
+    from hatchery_common.bus.registry import durable_name
+
+    info = await JetStream(connection).find(f"CONSUMER.INFO.{_STREAM}.{durable_name(_SCHEMA, batch=True)}")
+    return None if info is None else int(info["ack_floor"]["stream_seq"])
 
 
 async def stored_events(connection: Any, types: Any) -> AsyncGenerator[Delivery[Any]]:

@@ -45,17 +45,24 @@ class _Recorded:
         return Quote("missing", None)
 
 
-async def rebuild(database_url: str, events: AsyncIterator[Delivery[Any]]) -> RebuildReport:
-    """Replay the stream's money events and compare; raises DependencyUnavailable when Postgres goes away."""
+async def rebuild(
+    database_url: str, events: AsyncIterator[Delivery[Any]], *, settled_to: int | None = None
+) -> RebuildReport:
+    """Replay the stream's money events and compare; raises DependencyUnavailable when Postgres goes away.
+
+    `settled_to` is the sequence up to which the ledger had acknowledged all before this began: what it does not know beyond
+    that is still on its way. By default it is the highest sequence applied, which is right while nothing is delivered again.
+    """
     async with snapshot(database_url, "rebuilding the ledger") as connection:
-        return await _Rebuild(connection).run(events)
+        return await _Rebuild(connection, settled_to).run(events)
 
 
 class _Rebuild:
     """One rebuild on one connection."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, settled_to: int | None) -> None:
         self._connection = connection
+        self._settled_to = settled_to
         self._prices = _Recorded()
         self._stream = "EVT"
         self._lost: list[str] = []
@@ -64,9 +71,10 @@ class _Rebuild:
 
     async def run(self, events: AsyncIterator[Delivery[Any]]) -> RebuildReport:
         """Replay, compare, report."""
-        positions, reached = await self._live()
+        positions, highest = await self._live()
+        settled_to = highest if self._settled_to is None else self._settled_to
         await self._make_shadow()
-        await self._replay(events, positions, reached)
+        await self._replay(events, positions, settled_to)
         findings = self._stream_findings(positions)
         for table in sql.LEDGER_TABLES:
             findings += await self._compare(table)
@@ -91,14 +99,14 @@ class _Rebuild:
     async def _execute(self, statement: str) -> None:
         await self._connection.execute(sa.text(statement))
 
-    async def _replay(self, events: AsyncIterator[Delivery[Any]], positions: dict[str, int], reached: int) -> None:
+    async def _replay(self, events: AsyncIterator[Delivery[Any]], positions: dict[str, int], settled_to: int) -> None:
         order = Order(positions)
         batch: list[Fact] = []
         async for delivery in events:
             if delivery.id in positions:
                 order.put(Fact(delivery.id, delivery.sequence, delivery.message))
                 batch += order.ready()
-            elif delivery.sequence > reached:
+            elif delivery.sequence > settled_to:
                 self._pending += 1
             else:
                 self._lost.append(f"{delivery.id} (sequence {delivery.sequence})")
@@ -115,7 +123,7 @@ class _Rebuild:
     def _stream_findings(self, positions: dict[str, int]) -> list[Finding]:
         findings: list[Finding] = []
         if self._lost:
-            message = "an event lies on the stream before the cursor, but the ledger never applied it"
+            message = "the ledger is past an event on the stream that it never applied"
             findings.append(Finding("event_not_applied", message, len(self._lost), tuple(self._lost[:EXAMPLES])))
         if self._replayed < len(positions):
             message = "the ledger applied events that the stream does not hold"

@@ -39,7 +39,7 @@ class RebuildReport:
     findings: tuple[Finding, ...]
     replayed: int
     transactions: int
-    pending: int  # events on the stream that the live ledger had not reached yet
+    pending: int  # events on the stream that the live ledger had not applied yet
 
     @property
     def ok(self) -> bool:
