@@ -198,6 +198,8 @@ def test_ac12_every_failure_is_one_unambiguous_line(stack: WholeStack, ann: Pers
         ann.site.request("GET", "/api/operations/op_nothing"),
         ann.site.request("POST", "/api/openclaw/chat", json={}),
         ann.site.request("GET", "/api/openclaw/sessions", params={"name": "nothing-there"}),
+        ann.site.request("POST", "/api/openclaw/chat", json={"message": "x" * 300_000}),
+        ann.site.request("POST", "/api/openclaw/instance/stop", json={"message": "x" * 300_000}),
     ]
     lines = [refusal(answer, answer.status_code)["error"] for answer in failures]
     assert all(400 <= answer.status_code < 500 for answer in failures)
@@ -205,3 +207,5 @@ def test_ac12_every_failure_is_one_unambiguous_line(stack: WholeStack, ann: Pers
         assert _PREFIXED.match(line), line
         assert "\n" not in line
     assert len(set(lines)) == len(lines), "each says what it was"
+    assert [answer.status_code for answer in failures[-2:]] == [413, 413]
+    assert [line.partition(":")[0] for line in lines[-2:]] == ["openclaw chat", "openclaw stopInstance"]

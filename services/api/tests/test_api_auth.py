@@ -130,6 +130,18 @@ async def test_a_server_acts_as_a_user(world):
         assert (await world.client.get("/openclaw/instance", headers=wrong)).status_code == 401
 
 
+async def test_a_server_names_the_same_user_as_the_users_token(world):
+    tenant = (await world.client.get("/api/me", headers=world.bearer("jürgen@中.example"))).json()["data"]["tenant"]
+    key = (b"X-OA-Internal-Key", b"oa-internal-key-0123456789")
+    named = [key, (b"X-OA-User-Id", "jürgen@中.example".encode())]
+    assert (await world.client.get("/api/me", headers=named)).json()["data"]["tenant"] == tenant
+    for wrong in ("jürgen".encode("latin-1"), b"\xff"):
+        answer = await world.client.get("/api/me", headers=[key, (b"X-OA-User-Id", wrong)])
+        assert (answer.status_code, answer.json()["error_detail"]["code"]) == (401, "unauthenticated")
+        assert "UTF-8" in answer.json()["error_detail"]["hint"]
+    assert len(world.store.data["users"]) == 1
+
+
 async def test_base64_of_a_known_user_is_that_user(world):
     key = {"x-internal-api-key": "platform-key-0123456789"}
     made = await world.client.post("/api/platform/provision", headers=key, json={"userId": "bea@site"})

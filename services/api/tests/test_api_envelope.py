@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
+
 import pytest
 from hatchery_api.domain.secrecy import without_secrets
 from hatchery_common.bus.errors import BusUnavailable, RemoteError
+from hatchery_common.errors import DependencyUnavailable
 
 
 def assert_failure(answer, status, code):
@@ -62,6 +65,19 @@ async def test_oversize_bodies_declared_or_not(world):
     assert world.calls.submitted == []
 
 
+async def test_a_body_too_large_is_refused_by_name_wherever_it_is_sent(world):
+    for path, name in (
+        ("/openclaw/instance", "openclaw createInstance"),
+        ("/api/openclaw/instance/start", "openclaw startInstance"),
+        ("/api/platform/provision", "platform provision"),
+    ):
+        answer = await world.client.post(path, content=b" " * 300_000)
+        body = assert_failure(answer, 413, "body_too_large")
+        assert body["error"].startswith(f"{name}: the body exceeds 262144 bytes")
+        assert answer.headers["connection"] == "close"
+    assert not world.store.sent
+
+
 async def test_a_dependency_that_is_down_says_when_to_retry(world):
     world.calls.fail = BusUnavailable("nobody answers rpc.billing.summary.v1")
     answer = await world.client.get("/openclaw/billing/summary", headers=world.bearer())
@@ -82,6 +98,36 @@ async def test_a_bug_of_ours_is_named_as_one_and_tells_nothing(world):
     answer = await world.client.get("/api/threads", headers=world.bearer())
     assert_failure(answer, 500, "internal")
     assert "hunter2" not in answer.text
+
+
+async def test_a_failed_look_at_the_instance_names_no_step(world):
+    await world.client.get("/api/me", headers=world.bearer())
+
+    async def away(tenant, name):
+        raise DependencyUnavailable("Postgres does not answer")
+
+    read = world.store.read
+
+    @asynccontextmanager
+    async def broken():
+        async with read() as reads:
+            reads.claims.find = away
+            yield reads
+
+    world.store.read = broken
+    body = assert_failure(
+        await world.client.get("/openclaw/instance", headers=world.bearer()), 503, "dependency_unavailable"
+    )
+    assert body["error"] == "openclaw getInstance: Postgres does not answer"
+    assert "step" not in body["error_detail"]
+
+
+async def test_a_session_key_may_hold_slashes(world):
+    await world.client.post("/api/openclaw/instance", headers=world.bearer())
+    for given in ("agent:main:a/b", "agent%3Amain%3Aa%2Fb", "a//b/history"):
+        answer = await world.client.get(f"/openclaw/sessions/{given}/history?limit=7", headers=world.bearer())
+        key = given.replace("%3A", ":").replace("%2F", "/")
+        assert answer.json()["data"]["messages"] == [{"role": "user", "text": f"{key}/7"}]
 
 
 async def test_errors_carry_the_seeds_prefixes(world):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.responses import HTMLResponse
 from starlette.middleware.cors import CORSMiddleware
 
 from hatchery_api.routes import account, chat, openclaw, operations, platform, threads
 from hatchery_api.routes.door import Door
 from hatchery_api.routes.envelope import install
-from hatchery_api.routes.limits import BodyLimit
+from hatchery_api.routes.limits import BodyLimit, require_size
 from hatchery_api.routes.openapi import describe, page
 
 _ALLOWED_HEADERS = [
@@ -26,7 +26,10 @@ _EXPOSED_HEADERS = ["location", "retry-after", "idempotency-replayed", "x-hatche
 
 def build_app(door: Door) -> FastAPI:
     """Every family of the website's contract; /openclaw/* is the same as /api/openclaw/*."""
-    app = FastAPI(title="Hatchery", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
+    limited = [Depends(require_size)]
+    app = FastAPI(
+        title="Hatchery", version="1", docs_url=None, redoc_url=None, redirect_slashes=False, dependencies=limited
+    )
     app.state.door = door
     install(app)
     for router in (openclaw.router, chat.router):

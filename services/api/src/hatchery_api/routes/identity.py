@@ -84,13 +84,22 @@ async def _by_server(request: Request, door: Door) -> Principal:
         keys = (settings.oa_internal_key, settings.oa_internal_key_previous)
         _require_key(headers.get("x-oa-internal-key", ""), keys, "X-OA-Internal-Key")
         via = Via.INTERNAL
-    user_id = headers.get("x-oa-user-id")
-    if not user_id:
-        raise Unauthenticated("X-OA-User-Id is missing", hint="name the user on whose behalf you ask")
     try:
-        return Principal(await _admitted(door, user_id), via)
+        return Principal(await _admitted(door, _user_id(headers.get("x-oa-user-id"))), via)
     except InvalidInput as error:
         raise Unauthenticated(f"X-OA-User-Id is unusable: {error.message}") from error
+
+
+def _user_id(header: str | None) -> str:
+    """The user whom the header names, in UTF-8 as a token's `sub` is: both must come to the same tenant."""
+    if not header:
+        raise Unauthenticated("X-OA-User-Id is missing", hint="name the user on whose behalf you ask")
+    try:
+        return header.encode("latin-1").decode()  # the bytes that were sent; Starlette reads every header as latin-1
+    except UnicodeDecodeError as error:
+        raise Unauthenticated(
+            "X-OA-User-Id is not UTF-8", hint="send the id in UTF-8, as the token holds it"
+        ) from error
 
 
 def _require_key(given: str, accepted: tuple[str | None, ...], header: str) -> None:

@@ -1,4 +1,4 @@
-"""The limit on request bodies: read whole before the application sees it, refused beyond the limit."""
+"""The limit on request bodies: read whole before the application sees it, refused beyond the limit by the route itself."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from fastapi import Request
 from hatchery_common.errors import BodyTooLarge
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hatchery_api.routes.envelope import failure
+_OVER = "hatchery.body_over"
+
+
+async def require_size(request: Request) -> None:
+    """Raises BodyTooLarge where BodyLimit found too much. A dependency of every route: only there it is known what was asked."""
+    limit = request.scope.get(_OVER)
+    if limit is not None:
+        raise BodyTooLarge(f"the body exceeds {limit} bytes", hint="send less, or in parts")
 
 
 class BodyLimit:
-    """ASGI middleware: 413 in our envelope for a body over the limit, declared or not."""
+    """ASGI middleware: holds back a body over the limit, declared or not, for `require_size` to refuse."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -22,8 +29,7 @@ class BodyLimit:
             return
         body = None if self._declared(scope) > self._max else await self._read(receive)
         if body is None:
-            error = BodyTooLarge(f"the body exceeds {self._max} bytes", hint="send less, or in parts")
-            await failure(Request(scope), error, {"Connection": "close"})(scope, receive, send)
+            await self._app({**scope, _OVER: self._max}, _replayed(b"", receive), _closing(send))
             return
         await self._app(scope, _replayed(body, receive), send)
 
@@ -49,6 +55,17 @@ class BodyLimit:
             parts.append(part)
             if not message.get("more_body", False):
                 return b"".join(parts)
+
+
+def _closing(send: Send) -> Send:
+    """Says that the connection ends with this answer, since the rest of the body is never read."""
+
+    async def closing(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        await send(message)
+
+    return closing
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

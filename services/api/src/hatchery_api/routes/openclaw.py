@@ -66,8 +66,7 @@ async def index() -> Envelope[Index]:
     "/instance", name="openclaw getInstance", operation_id="getInstance", summary="The user's instance, or null"
 )
 async def get_instance(user: CurrentUser, door: DoorOf, name: Name = DEFAULT) -> Envelope[InstanceView | None]:
-    with step("get_instance"):
-        return Envelope(data=instance_view(await queries.instance(user.tenant, name, store=door.store)))
+    return Envelope(data=instance_view(await queries.instance(user.tenant, name, store=door.store)))
 
 
 @router.get(
@@ -134,7 +133,7 @@ async def list_sessions(user: CurrentUser, door: DoorOf, name: Name = DEFAULT) -
 
 
 @router.get(
-    "/sessions/{session_key}/history",
+    "/sessions/{session_key:path}/history",
     name="openclaw getSessionHistory",
     operation_id="getSessionHistory",
     summary="The latest messages of one session",
