@@ -24,10 +24,10 @@ MALFORMED: dict[str, bytes] = {
     "null": b"null",
     "a number": b"7",
     "nested too deep": b'{"a":' * 30_000 + b"1" + b"}" * 30_000,
-    "a NUL in a text": b'{"message": "\\u0000", "text": "\\u0000", "name": "\\u0000", "tool": "\\u0000"}',
-    "half a surrogate": b'{"message": "\\ud800", "text": "\\ud800", "tool": "\\ud800"}',
+    "a NUL in a text": b'{"message": "\\u0000", "text": "\\u0000", "name": "\\u0000", "tool": "\\u0000", "title": "\\u0000"}',
+    "half a surrogate": b'{"message": "\\ud800", "text": "\\ud800", "tool": "\\ud800", "title": "\\ud800"}',
     "a huge number": b'{"deadline_s": 1e999, "name": ' + b"9" * 5_000 + b"}",
-    "wrong types": b'{"message": {}, "text": [], "name": 7, "size": null, "tool": 1, "messages": "", "deadline_s": "x"}',
+    "wrong types": b'{"message": {}, "text": [], "name": 7, "size": null, "tool": 1, "messages": "", "deadline_s": "x", "title": 1}',
 }
 
 
@@ -70,7 +70,7 @@ def refuses_nonsense(send: Send, *, limit: int, malformed: dict[str, bytes] = MA
     for name, content in malformed.items():
         answer = send(content)
         assert 400 <= answer.status_code < 500, (name, answer.status_code, answer.text[:300])
-        assert code_of(answer), name
+        assert code_of(answer) not in ("", "not_found"), (name, answer.text[:300])
     for content in (b" " * (limit + 1), chunks(limit + 65_536)):
         try:
             answer = send(content)
@@ -114,11 +114,18 @@ def test_the_api_refuses_nonsense(home: tuple[WholeStack, Visitor]) -> None:
     stack, ann = home
     thread = ann.thread()["thread_id"]
     proof = {"authorization": f"Bearer {stack.token(ANN)}"}
-    for path in (f"/api/threads/{thread}/messages", "/api/openclaw/chat", "/api/openclaw/tools/invoke"):
+    for path in (f"/api/threads/{thread}/messages", "/api/openclaw/chat"):
         refuses_nonsense(sender(stack.url, path, proof), limit=256 * 1024)
+    platform = {"x-internal-api-key": stack.key("internal-api-key")}
+    refuses_nonsense(sender(stack.url, "/api/platform/provision", platform), limit=256 * 1024)
+    bodies = {
+        name: content for name, content in MALFORMED.items() if name != "null"
+    }  # no body at all makes a thread too
+    refuses_nonsense(sender(stack.url, "/api/threads", proof), limit=256 * 1024, malformed=bodies)
     named = {name: MALFORMED[name] for name in ("not JSON", "not UTF-8", "a list", "nested too deep", "wrong types")}
     refuses_nonsense(sender(stack.url, "/api/openclaw/instance", proof), limit=256 * 1024, malformed=named)
     assert [one["name"] for one in ann.get("/api/openclaw/instances")] == ["default"]
+    assert [one["thread_id"] for one in ann.get("/api/threads")["threads"]] == [thread]
     assert ann.say(thread, "and now in earnest").end.event == "run.finished"
     assert ann.history(thread)[0]["text"] == "and now in earnest"
 
