@@ -18,6 +18,7 @@ from gateway_process import KEY, GatewayProcess
 from gateway_suite import LOOP, PATIENCE_S, TURN_S, UnderTest, late_hello, message_texts
 from hatchery_runtime_proxy.adapters.openclaw import OpenClawGateways
 from hatchery_runtime_proxy.domain.chat import ChatEvent
+from hatchery_runtime_proxy.domain.transcripts import find_turn
 from hatchery_runtime_proxy.ports import GatewayRejected
 
 __all__ = ["LOOP", "GatewayConformance", "UnderTest"]
@@ -60,6 +61,19 @@ class GatewayConformance(GatewayAccess):
         assert asked["stream"] is True
         assert asked["stream_options"] == {"include_usage": True}
         assert any("tell me about eggs" in text for text in message_texts(asked, "user"))
+
+    async def test_every_row_of_a_turn_names_it_and_its_time(
+        self, gateway: UnderTest, gateways: OpenClawGateways
+    ) -> None:
+        """Where only a turn's last rows are read, each of them must prove when it was taken."""
+        sent = Sent.of(gateway.session())
+        await self.turn(gateways, gateway, *sent)
+        rows = await self.rows(gateways, gateway, sent)
+        assert [row["role"] for row in rows] == ["user", "assistant"]
+        for row in rows:
+            turn = find_turn([row], sent.key)
+            assert turn.asked
+            assert turn.asked_at_ms > 0
 
     async def test_a_second_turn_carries_the_first(self, gateway: UnderTest, gateways: OpenClawGateways) -> None:
         session = gateway.session()

@@ -151,6 +151,18 @@ def test_a_turn_is_found_by_its_key() -> None:
     assert (steered.ending, steered.steered_into) == (Ending.STEERED, "k0")
 
 
+def test_any_row_of_a_turn_proves_that_it_was_taken() -> None:
+    """Only the latest rows are read: of a long turn these are answers, calls of tools and what they returned."""
+    call = {"role": "assistant", "stopReason": "toolUse", "__openclaw": {"runId": "k1", "recordTimestampMs": 7}}
+    result = {"role": "toolResult", "content": "42", "__openclaw": {"runId": "k1", "recordTimestampMs": 8}}
+    for rows, at_ms in (([call, result], 7), ([result], 8), ([result, call], 8)):
+        turn = find_turn(rows, "k1")
+        assert (turn.asked, turn.asked_at_ms, turn.ending) == (True, at_ms, None)
+    said = {**call, "idempotencyKey": "k1:assistant", "__openclaw": {}}
+    assert find_turn([said], "k1").asked
+    assert not find_turn([call, result, said], "k2").asked
+
+
 def test_a_deleted_instance_is_known_as_such_to_its_owner_only() -> None:
     table = RouteTable()
     table.apply(route("ins_c", 2, tenant="tb", state=RouteState.GONE))

@@ -109,6 +109,19 @@ async def test_a_turn_from_before_a_restart_is_interrupted(proxy: Proxy) -> None
     assert not proxy.model.requests
 
 
+async def test_a_long_turn_from_before_a_restart_is_interrupted_too(proxy: Proxy) -> None:
+    """Its question lies before the part of the history that is read."""
+    transcripts, marks = proxy.machine.gateway.transcripts, {"recordTimestampMs": 1}
+    transcripts.append("s1", {"role": "user", "content": "q", "idempotencyKey": f"{KEY}:user"}, marks)
+    for _ in range(75):
+        transcripts.append("s1", {"role": "assistant", "content": "", "stopReason": "toolUse"}, {**marks, "runId": KEY})
+        transcripts.append("s1", {"role": "toolResult", "content": "42"}, {**marks, "runId": KEY})
+    events = await send(proxy, "q", KEY, "s1")
+    assert [name for name, _ in events] == ["accepted", "error"]
+    assert events[-1][1]["code"] == "interrupted"
+    assert not proxy.model.requests, "its tools would run twice"
+
+
 async def test_abort_ends_a_turn(proxy: Proxy) -> None:
     proxy.model.delay = 1
     turn = asyncio.create_task(send(proxy, "hello", KEY, "s1"))

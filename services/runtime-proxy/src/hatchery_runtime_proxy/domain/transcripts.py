@@ -32,8 +32,8 @@ class Ending(StrEnum):
 class Turn:
     """What a transcript knows of one idempotency key; `ending` is None while it runs, or when it was interrupted."""
 
-    asked: bool = False
-    asked_at_ms: int = 0
+    asked: bool = False  # the gateway took it: some row of it is there
+    asked_at_ms: int = 0  # at the latest: when the oldest of these rows was written
     ending: Ending | None = None
     steered_into: str | None = None
     text: str = ""
@@ -42,24 +42,25 @@ class Turn:
 
 def find_turn(messages: Iterable[Mapping[str, Any]], key: str) -> Turn:
     """The turn of this key; several answer rows (a steered turn, a tool loop) make one answer."""
-    asked: Mapping[str, Any] = {}
-    answers: list[Mapping[str, Any]] = []
-    for message in messages:
-        if message.get("idempotencyKey") == f"{key}:user":
-            asked = message
-        elif message.get("role") in ("assistant", "custom") and _marks(message).get("runId") == key:
-            answers.append(message)
+    rows = [message for message in messages if _belongs(message, key)]
+    question = next((row for row in rows if row.get("idempotencyKey") == f"{key}:user"), {})
+    answers = [row for row in rows if row.get("role") in ("assistant", "custom") and _marks(row).get("runId") == key]
     good = [row for row in answers if _ending(row, key) in (None, Ending.ANSWERED)]
-    steered_into = _marks(asked).get("steerTargetRunId")
+    steered_into = _marks(question).get("steerTargetRunId")
     ending = Ending.STEERED if steered_into and not answers else None
     return Turn(
-        asked=bool(asked),
-        asked_at_ms=int(_marks(asked).get("recordTimestampMs") or 0),
+        asked=bool(rows),
+        asked_at_ms=int(_marks(rows[0]).get("recordTimestampMs") or 0) if rows else 0,
         ending=_ending(answers[-1], key) if answers else ending,
         steered_into=steered_into,
         text="\n\n".join(text for answer in good if (text := text_of(answer))),
         usage=_add_up(answer.get("usage") for answer in good),
     )
+
+
+def _belongs(row: Mapping[str, Any], key: str) -> bool:
+    """The question of a long turn may lie before the rows that were read: what it answered and what its tools did stay."""
+    return _marks(row).get("runId") == key or row.get("idempotencyKey") in (f"{key}:user", f"{key}:assistant")
 
 
 def _ending(row: Mapping[str, Any], key: str) -> Ending | None:
