@@ -127,9 +127,12 @@ def test_the_text_names_each_finding(own_postgres: LocalPostgres, clean_nats_url
     admin_url = own_postgres.server.at("others")
     prepare(admin_url, clean_nats_url)
     execute(admin_url, "INSERT INTO cursors VALUES ('EVT', 7, 1, 0)")
-    environment = {"HATCHERY_ROOT_KEY": ROOT_KEY.hex(), "HATCHERY_ADMIN_DATABASE_URL": admin_url}
-    arguments = ["verify", "--dir", str(tmp_path / "none")]
-    result = CliRunner().invoke(app, arguments, env=environment)
+    environment = {
+        "HATCHERY_DIR": str(tmp_path / "none"),
+        "HATCHERY_ROOT_KEY": ROOT_KEY.hex(),
+        "HATCHERY_ADMIN_DATABASE_URL": admin_url,
+    }
+    result = CliRunner().invoke(app, ["verify"], env=environment)
     assert result.exit_code == 1
     assert "error[cursor_differs]" in result.output
     assert "NOT sound" in result.output

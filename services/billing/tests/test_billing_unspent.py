@@ -78,6 +78,18 @@ def test_counts_that_come_after_it_are_a_conflict(sample: Any):
     assert made.transactions == []
 
 
+async def test_a_name_that_nothing_is_charged_for_gets_no_price(ledger: SqlLedger, database: Database, sample: Any):
+    invented = [
+        failed(sample, "c1", model="invented-1"),
+        failed(sample, "c2", model="invented-2", usage_known=False),
+        sample.recorded("c3", model="invented-3", usage_known=False),
+        failed(sample, "c4", model="answered", output_tokens=1),
+    ]
+    await ledger.apply([sample.delivery(event) for event in invented], posted_at_ms=NOW)
+    async with database.connect() as connection:
+        assert list((await connection.execute(sa.text("SELECT name FROM prices"))).scalars()) == ["acme/answered"]
+
+
 async def test_in_the_ledger_it_leaves_no_line_and_no_noise(ledger: SqlLedger, database: Database, sample: Any):
     events: list[Event] = [sample.recorded("paid"), *(sample.opened(f"c{n}") for n in range(3))]
     events += [*(failed(sample, f"c{n}", model="without-a-price") for n in range(2)), failed(sample, "c2")]

@@ -13,6 +13,11 @@ from hatchery_billing.domain.rating import rate_call
 from hatchery_billing.domain.usage import SETTLED, Call, CallState
 
 
+def is_chargeable(event: UsageRecorded) -> bool:
+    """Whether the record can be charged: its counts are known, and it did not fail before it spent a token."""
+    return event.usage_known and not _is_unspent(event)
+
+
 def model_key(event: UsageRecorded) -> PriceKey:
     """What prices this call."""
     return PriceKey(PriceKind.MODEL, f"{event.provider}/{event.model}")
@@ -57,7 +62,7 @@ def apply_recorded(book: Book, fact: Fact, event: UsageRecorded) -> Applied:
         why = "ended without the provider's token counts"
         _unknown_line(book, fact, call, event.ended_at_ms, why)
         return Applied(Outcome.POSTED, alert=f"call {call.call_id} {why}: not charged")
-    if event.outcome is UsageOutcome.FAILED and _tokens(call) == (0, 0, 0):
+    if _is_unspent(event):
         call.state = CallState.UNSPENT  # whether its model has a price does not matter
         return Applied(Outcome.NOTED)
     if event.cached_tokens > event.input_tokens:
@@ -130,6 +135,11 @@ def _unknown_line(book: Book, fact: Fact, call: Call, at_ms: int, why: str) -> N
         reference=call.call_id, description=f"model call {why}: not charged", at_ms=at_ms,
         details={"instance_id": call.instance_id, "opened_at_ms": call.opened_at_ms},
     )  # fmt: skip
+
+
+def _is_unspent(event: UsageRecorded) -> bool:
+    counts = (event.input_tokens, event.output_tokens, event.cached_tokens)
+    return event.outcome is UsageOutcome.FAILED and counts == (0, 0, 0)
 
 
 def _foreign(call_id: str) -> Applied:

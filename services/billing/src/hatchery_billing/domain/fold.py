@@ -8,7 +8,7 @@ from hatchery_common.contracts.gateways import UsageOpened, UsageRecorded
 from hatchery_common.contracts.instances import InstanceMetered
 
 from hatchery_billing.domain.book import Applied, Book, Fact, Outcome
-from hatchery_billing.domain.calls import apply_opened, apply_recorded, apply_unknown, model_key
+from hatchery_billing.domain.calls import apply_opened, apply_recorded, apply_unknown, is_chargeable, model_key
 from hatchery_billing.domain.credits import apply_grant
 from hatchery_billing.domain.flaws import flaw
 from hatchery_billing.domain.machines import apply_metered, machine_key
@@ -38,11 +38,14 @@ def apply(book: Book, fact: Fact) -> Applied:
 
 
 def price_key(event: Event) -> PriceKey | None:
-    """What has to be in the price book before this event is applied."""
+    """What has to be in the price book before this event is applied; None where nothing can be charged.
+
+    The name of a model is what its caller wrote. A price is kept for ever, so only a call that a provider answered asks for one.
+    """
     match event:
         case InstanceMetered():
             return machine_key(event)
-        case UsageRecorded():
+        case UsageRecorded() if is_chargeable(event):
             return model_key(event)
         case _:
             return None
