@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -18,7 +19,9 @@ def test_servers_by_url_are_used_and_left_alone(
     own_nats: NatsServer, own_postgres: LocalPostgres, user: Callable[[], str]
 ) -> None:
     with whole_stack(HATCHERY_ROOT_KEY=_ROOT_KEY) as stack:
-        rendered = stack("bus", "config")
+        command = [sys.executable, "-m", "hatchery_cli", "bus", "config"]  # by the key alone: there is no directory yet
+        environment = stack.environment | {"HATCHERY_DIR": str(stack.directory)}
+        rendered = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
         assert rendered.returncode == 0, rendered.stderr
         own_nats.authorization = rendered.stdout
         own_nats.start()

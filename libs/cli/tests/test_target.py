@@ -37,6 +37,15 @@ def test_a_stack_of_another_key_is_not_meant(layout: Layout, monkeypatch: pytest
     assert find_target(None).layout == layout
 
 
+def test_a_named_directory_without_a_stack_is_not_replaced_by_the_environment(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HATCHERY_ROOT_KEY", KEY)
+    for named in (layout.root, layout.root / "mistyped"):
+        with pytest.raises(NotRunning, match="no stack was ever started"):
+            find_target(named, database=URL)
+
+
 def test_what_is_missing_is_named(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HATCHERY_DIR", str(layout.root / "none"))
     monkeypatch.delenv("HATCHERY_ROOT_KEY", raising=False)

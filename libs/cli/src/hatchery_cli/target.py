@@ -34,7 +34,7 @@ def silence_logs() -> None:
 def find_target(
     directory: Path | None, *, database: str | None = None, bus: str | None = None, need_database: bool = True
 ) -> Target:
-    """The stack in the directory; without one, HATCHERY_ROOT_KEY with the given URLs (compose, external servers)."""
+    """The stack in the directory; where none is named, HATCHERY_ROOT_KEY with the given URLs (compose, external servers)."""
     silence_logs()
     layout = Layout(directory.absolute() if directory else default_directory())
     given = os.environ.get("HATCHERY_ROOT_KEY")
@@ -42,6 +42,11 @@ def find_target(
         choices = layout.choices()
         return Target(
             layout.root_key(), database or database_url(layout, choices), bus or nats_url(choices), layout, choices
+        )
+    if directory is not None:  # whoever names one means none other
+        raise NotRunning(
+            f"no stack was ever started in {layout.root}",
+            hint="name the directory of a stack; to work with HATCHERY_ROOT_KEY and URLs alone, leave --dir out",
         )
     if given is None:
         raise NotRunning(
