@@ -27,7 +27,7 @@ MALFORMED: dict[str, bytes] = {
     "a NUL in a text": b'{"message": "\\u0000", "text": "\\u0000", "name": "\\u0000", "tool": "\\u0000", "title": "\\u0000"}',
     "half a surrogate": b'{"message": "\\ud800", "text": "\\ud800", "tool": "\\ud800", "title": "\\ud800"}',
     "a huge number": b'{"deadline_s": 1e999, "name": ' + b"9" * 5_000 + b"}",
-    "wrong types": b'{"message": {}, "text": [], "name": 7, "size": null, "tool": 1, "messages": "", "deadline_s": "x", "title": 1}',
+    "wrong types": b'{"message": {}, "text": [], "name": 7, "size": 0, "tool": 1, "messages": "", "deadline_s": "x", "title": 1}',
 }
 
 
