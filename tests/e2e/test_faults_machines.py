@@ -115,3 +115,19 @@ def test_the_only_port_is_taken(user: Callable[[], str]) -> None:
         assert ann.instance()["status"] == "ready"
         assert ends_of(stack, operation) == ["operation_failed"]
         ann.wish("delete")
+
+
+def test_where_gateways_share_a_user_a_second_tenant_is_refused(user: Callable[[], str]) -> None:
+    with faulty_stack(HATCHERY_PROVISIONER_TRUST_ALL_USERS="false") as (stack, _):
+        stack.up()
+        ann, bob = stack.visitor(user()), stack.visitor(user())
+        ann.wish("provision")
+        accepted = bob.post("/api/openclaw/instance")
+        assert ended(bob, accepted["operation"]["operation_id"]) == ("failed", "shared_user")
+        shown = bob.instance()
+        assert shown["status"] == "error"
+        assert "HATCHERY_PROVISIONER_TRUST_ALL_USERS=true" in shown["message"]
+        assert not stack.root_of(accepted["instance_id"]).exists()
+        bob.wish("delete")
+        assert ann.say(ann.thread()["thread_id"], "still there?").end.event == "run.finished"
+        ann.wish("delete")

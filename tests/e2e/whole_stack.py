@@ -34,6 +34,7 @@ _FAKE = {
     "HATCHERY_PROVISIONER_OPENCLAW": str(ENTRY),
     # A Python below a closed home directory cannot be run by other users.
     "HATCHERY_PROVISIONER_SEPARATE_USERS": "false",
+    "HATCHERY_PROVISIONER_TRUST_ALL_USERS": "true",
 }
 _ELSEWHERE = ("HATCHERY_DIR", "HATCHERY_NATS_URL", "HATCHERY_ADMIN_DATABASE_URL", "HATCHERY_ROOT_KEY", "HATCHERY_CACHE")
 _CACHE = {name: value for name, value in os.environ.items() if name == "HATCHERY_CACHE"}  # before any test changes it

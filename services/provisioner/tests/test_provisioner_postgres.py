@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -20,7 +21,7 @@ from hatchery_common.errors import OwnershipLost
 from hatchery_provisioner.adapters.leases import PostgresLeases
 from hatchery_provisioner.adapters.process import Range
 from hatchery_provisioner.adapters.sql import PostgresStore, metadata
-from hatchery_provisioner.domain.errors import DriverCapacity
+from hatchery_provisioner.domain.errors import DriverCapacity, DriverPermanent
 from hatchery_provisioner.domain.instance import Instance, Machine, MachineStage, Operation, Power, StorageStage, Verb
 from hatchery_provisioner.domain.limits import Limits
 from hatchery_provisioner.domain.metering import Boot
@@ -131,6 +132,40 @@ async def test_leases_are_never_shared_and_rest_before_they_are_given_again(data
         await leases.reserve("ins_3")
     clock.at = NOW + timedelta(minutes=11)
     assert (await leases.reserve("ins_3")).port == one.port
+
+
+async def kept(database: Database, instance_id: str, tenant: str, created_at_ms: int) -> None:
+    row = Instance(instance_id, tenant, "default", "standard", "process", created_at_ms, 1, 1, generation=1)
+    async with PostgresStore(database).transaction() as work:
+        await work.save(settle(None, row, Limits(), 7))
+
+
+async def test_where_gateways_share_a_user_one_tenant_is_served(database: Database) -> None:
+    for instance_id, tenant, at in (("ins_2", "tenant-b", 2), ("ins_1", "tenant-a", 1), ("ins_3", "tenant-a", 3)):
+        await kept(database, instance_id, tenant, at)
+    leases = PostgresLeases(database, SystemClock(), Range(9000, 9), None, one_tenant=True)
+    await leases.reserve("ins_1")
+    for _ in range(2):
+        with pytest.raises(DriverPermanent) as refused:
+            await leases.reserve("ins_2")
+        assert refused.value.reason == "shared_user"
+        assert "TRUST_ALL_USERS" in (refused.value.hint or "")
+    assert await leases.find("ins_2") is None
+    assert (await leases.reserve("ins_3")).port == 9001
+    assert (await replace(leases, one_tenant=False).reserve("ins_2")).port == 9002
+    with pytest.raises(DriverPermanent):
+        await leases.reserve("ins_2")
+    for instance_id in ("ins_1", "ins_3"):
+        await leases.release(instance_id)
+    assert (await leases.reserve("ins_2")).port == 9002
+
+
+async def test_a_lease_from_before_there_were_users_gets_one(database: Database) -> None:
+    without = PostgresLeases(database, SystemClock(), Range(9000, 9), None)
+    held = await without.reserve("ins_1")
+    given = await replace(without, uids=Range(62000, 5)).reserve("ins_1")
+    assert (held.uid, given.port, given.uid) == (None, held.port, 62000)
+    assert await without.reserve("ins_1") == await without.find("ins_1") == given, "one that has a user keeps it"
 
 
 async def test_concurrent_reservations_get_different_ports(database: Database) -> None:

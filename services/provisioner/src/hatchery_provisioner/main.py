@@ -23,6 +23,7 @@ from hatchery_common.secrets import (
 )
 from hatchery_common.service import Parts, Service, ServiceContext
 from hatchery_common.settings import key, load
+from structlog.typing import FilteringBoundLogger
 
 from hatchery_provisioner.adapters.controllers import HttpControllers
 from hatchery_provisioner.adapters.leases import PostgresLeases
@@ -76,13 +77,15 @@ class DerivedSecrets:
 
 
 def _driver(context: ServiceContext, settings: ProvisionerSettings, controllers: HttpControllers) -> ProcessDriver:
-    users = Range(settings.uid_first, settings.uid_count)
     separate = os.getuid() == 0 and settings.separate_users
+    if not separate:
+        _tell_what_is_shared(context.log, settings, as_root=os.getuid() == 0)
     leases = PostgresLeases(
         context.database,
         context.clock,
         Range(settings.port_first, settings.port_count),
-        users if separate else None,
+        Range(settings.uid_first, settings.uid_count) if separate else None,
+        one_tenant=not separate and not settings.trust_all_users,
     )
     places = ProcessPlaces(
         settings.machines_dir,
@@ -91,12 +94,22 @@ def _driver(context: ServiceContext, settings: ProvisionerSettings, controllers:
         settings.min_free_mib * 1024**2,
         settings.gateway_environment,
     )
-    if not separate:
-        context.log.warning(
-            "provisioner.isolation.none",
-            reason="gateways share our user, so nothing isolates one instance from another: one trusted user only",
-        )
     return ProcessDriver(places, leases, controllers, context.clock)
+
+
+def _tell_what_is_shared(log: FilteringBoundLogger, settings: ProvisionerSettings, *, as_root: bool) -> None:
+    """An operator must hear what isolation he does without."""
+    if as_root:
+        log.error(
+            "provisioner.isolation.root",
+            reason="HATCHERY_PROVISIONER_SEPARATE_USERS=false: gateways, and with them whatever a model does, run as root",
+        )
+    who = "all users are trusted with each other's data" if settings.trust_all_users else "one user of ours is served"
+    log.warning(
+        "provisioner.isolation.none",
+        trust_all_users=settings.trust_all_users,
+        reason=f"gateways share our user, so nothing isolates one instance from another: {who}",
+    )
 
 
 @asynccontextmanager

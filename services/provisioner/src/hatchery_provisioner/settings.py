@@ -26,6 +26,10 @@ class ProvisionerSettings(Settings):
     )
     uid_count: int = Field(default=1000, ge=1, description="users for gateways")
     separate_users: bool = Field(default=True, description="as root, run each gateway under a user of its own")
+    trust_all_users: bool = Field(
+        default=False,
+        description="where gateways share one user of the host, serve more than one user of ours: each reaches the others' data",
+    )
     model_base_url: str = Field(
         default="http://127.0.0.1:8802/llm/v1", description="where machines reach the model gateway"
     )

@@ -13,34 +13,58 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from hatchery_provisioner.adapters.process.leases import Lease, Range
-from hatchery_provisioner.adapters.tables import LeaseRow, RetiredRow, table
-from hatchery_provisioner.domain.errors import DriverCapacity
-from hatchery_provisioner.domain.reasons import Reason
+from hatchery_provisioner.adapters.tables import InstanceRow, LeaseRow, RetiredRow, table
+from hatchery_provisioner.domain.errors import DriverCapacity, DriverPermanent
+from hatchery_provisioner.domain.reasons import Reason, remedy_of
 
-_leases, _retired = table(LeaseRow), table(RetiredRow)
+_instances, _leases, _retired = table(InstanceRow), table(LeaseRow), table(RetiredRow)
 _LOCK = 0x6C6561736573  # "leases": one allocation at a time
 
 
 @dataclass(frozen=True)
 class PostgresLeases:
-    """The Leases port on the service's own schema."""
+    """The Leases port on the service's own schema.
+
+    With `one_tenant`, as where gateways share a user, only the tenant of the oldest instance here is served.
+    """
 
     database: Database
     clock: Clock
     ports: Range
     uids: Range | None
     hold_s: float = 630.0  # ten minutes of the tombstoned route, and some
+    one_tenant: bool = False
 
     async def reserve(self, instance_id: str) -> Lease:
         async with self.database.unit_of_work() as work:
             connection = await self._locked(work.connection)
+            if self.one_tenant:
+                await self._refuse_second_tenant(connection, instance_id)
             held = await self._held(connection, instance_id)
-            if held is not None:
+            if held is not None and (held.uid is not None or self.uids is None):
                 return held
-            port = await self._free(connection, "port", self.ports, _leases.c.port)
+            port = held.port if held else await self._free(connection, "port", self.ports, _leases.c.port)
             uid = await self._free(connection, "uid", self.uids, _leases.c.uid) if self.uids else None
-            await connection.execute(sa.insert(_leases).values(instance_id=instance_id, port=port, uid=uid))
+            lease = insert(_leases).values(instance_id=instance_id, port=port, uid=uid)
+            given = lease.on_conflict_do_update(
+                index_elements=["instance_id"], set_={"uid": uid}
+            )  # made before users were
+            await connection.execute(given)
             return Lease(port, uid)
+
+    async def _refuse_second_tenant(self, connection: AsyncConnection, instance_id: str) -> None:
+        """Under the lock of allocations, so that of two first ones exactly one is served."""
+        here = _leases.join(_instances, _instances.c.instance_id == _leases.c.instance_id)
+        oldest = sa.select(_instances.c.tenant).select_from(here)
+        oldest = oldest.order_by(_instances.c.created_at_ms, _instances.c.instance_id).limit(1)
+        served = await connection.scalar(oldest)
+        asking = await connection.scalar(sa.select(_instances.c.tenant).where(_instances.c.instance_id == instance_id))
+        if served is not None and asking is not None and served != asking:
+            raise DriverPermanent(
+                Reason.SHARED_USER,
+                "gateways here share one user of the host, and an instance of another user of ours is here already",
+                hint=remedy_of(Reason.SHARED_USER),
+            )
 
     async def find(self, instance_id: str) -> Lease | None:
         async with self.database.connect() as connection:

@@ -20,6 +20,7 @@ class Reason(StrEnum):
     NO_PORT = "no_free_port"
     STORAGE_MISSING = "storage_missing"
     LABELS_UNREADABLE = "labels_unreadable"
+    SHARED_USER = "shared_user"
     DRIVER_TIMEOUT = "driver_timeout"
     DRIVER_BROKEN = "driver_broken"
     MACHINE_UNKNOWN = "machine_unknown"
@@ -44,6 +45,10 @@ _REMEDIES = {
     Reason.PORT_TAKEN: "end the program that holds the port, then start it again",
     Reason.NO_PORT: "widen HATCHERY_PROVISIONER_PORT_FIRST/PORT_COUNT or delete unused instances, then start it again",
     Reason.STORAGE_MISSING: "restore the instance's directory or a backup; an empty one is never put in its place",
+    Reason.SHARED_USER: (
+        "run the stack as root, so that each gateway has a user of its own; or, if all your users may reach each other's data, "
+        "set HATCHERY_PROVISIONER_TRUST_ALL_USERS=true; then start it again"
+    ),
     Reason.LABELS_UNREADABLE: "remove the broken machine.json from the instance's directory, then start it again",
     Reason.DRIVER_TIMEOUT: "see whether the machine's host is overloaded, then start it again",
     Reason.DRIVER_BROKEN: "see the error in the provisioner's log; it is a fault of ours, so please report it",
@@ -68,8 +73,12 @@ def without_promise(detail: str) -> str:
     return _PROMISE.sub("", detail)
 
 
+def remedy_of(reason: str) -> str:
+    """What to do about it."""
+    return _REMEDIES.get(reason, "start it again; if it comes back, look at its log")
+
+
 def explained(reason: str, detail: str = "") -> str:
     """One message: what happened and what to do about it."""
-    remedy = _REMEDIES.get(reason, "start it again; if it comes back, look at its log")
     detail = detail.partition("; remedy: ")[0]
-    return f"{detail.strip() or reason.replace('_', ' ')}; remedy: {remedy}"
+    return f"{detail.strip() or reason.replace('_', ' ')}; remedy: {remedy_of(reason)}"

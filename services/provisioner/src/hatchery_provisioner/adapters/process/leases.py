@@ -47,7 +47,9 @@ class Lease:
 class Leases(Protocol):
     """Durable before they are used; a released port rests for a while. Raises DriverCapacity when none is left."""
 
-    async def reserve(self, instance_id: str) -> Lease: ...
+    async def reserve(self, instance_id: str) -> Lease:
+        """The instance's lease, made if there is none. Raises DriverPermanent for a tenant that is not served here."""
+        ...
 
     async def find(self, instance_id: str) -> Lease | None: ...
 
