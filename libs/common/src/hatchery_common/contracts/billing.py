@@ -39,7 +39,7 @@ class LedgerPosted(Event):
     key = "tenant"
 
     transaction_id: str
-    transaction_kind: str  # grant, machine_time, model_usage, usage_unknown
+    transaction_kind: str  # grant, grant_expired, machine_time, model_usage, usage_unknown
     amount_micro: int  # signed, as seen from the tenant's balance
     balance_micro: int
     version: int

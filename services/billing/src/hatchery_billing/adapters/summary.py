@@ -12,7 +12,8 @@ from hatchery_billing.domain.usage import CallState
 
 
 async def summarise(connection: AsyncConnection, request: SummaryRequest, period: str) -> SummaryResponse:
-    """Balance, the period's sums and the latest lines; an unknown tenant gets an unopened, empty summary."""
+    """Balance, the period's sums and the latest lines, of one moment; an unknown tenant gets an unopened, empty summary."""
+    await connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
     account_id = credits_of(request.tenant)
     account = (await connection.execute(sa.select(sql.accounts).where(sql.accounts.c.id == account_id))).one_or_none()
     if account is None:
