@@ -1,7 +1,7 @@
 """Units: amounts are integers of micro-USD (1e-6 USD); rates are integers of pico-USD (1e-12 USD) per second or token.
 
 A charge is summed exactly in pico-USD and rounded once, half to even. Machine time is rounded down on the boot's running
-total, so no split of the time changes what it costs.
+total, so at one price no split of the time changes what it costs.
 """
 
 from __future__ import annotations
