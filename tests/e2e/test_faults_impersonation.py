@@ -21,6 +21,7 @@ from hatchery_common.secrets import (
     runtime_service_token,
     service_identity,
 )
+from hatchery_controller.domain.template import controller_identity
 from impostors import ATTRIBUTIONS, REFUSED, attempts, greeted, http_answers
 from visitor import Visitor, refusal
 from whole_stack import WholeStack, eventually, whole_stack
@@ -105,7 +106,7 @@ def no_impostor_gets_in(ann: Home, bob: Home) -> None:
     identities = [
         owner_identity(ann.machine_id),
         service_identity(ann.machine_id),
-        f"controller@{ann.machine_id}",
+        controller_identity(ann.machine_id),
         owner_identity(bob.machine_id),
         service_identity(bob.machine_id),
         ANN,
