@@ -168,6 +168,18 @@ async def test_a_lease_from_before_there_were_users_gets_one(database: Database)
     assert await without.reserve("ins_1") == await without.find("ins_1") == given, "one that has a user keeps it"
 
 
+async def test_a_user_is_given_again_only_when_no_fresh_one_is_left(database: Database) -> None:
+    """What its former holder left somewhere on the host would be the next one's."""
+    clock = FixedClock(NOW)
+    leases = PostgresLeases(database, clock, Range(9000, 9), Range(62000, 3))
+    given: list[int | None] = []
+    for number in range(5):
+        given.append((await leases.reserve(f"ins_{number}")).uid)
+        await leases.release(f"ins_{number}")
+        clock.at += timedelta(hours=1)
+    assert given == [62000, 62001, 62002, 62000, 62001]
+
+
 async def test_concurrent_reservations_get_different_ports(database: Database) -> None:
     leases = PostgresLeases(database, SystemClock(), Range(9000, 30), None)
     found = await asyncio.gather(*(leases.reserve(f"ins_{number % 10}") for number in range(20)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,18 +109,12 @@ class PostgresLeases:
             )
 
     async def _free(self, connection: AsyncConnection, kind: str, within: Range, column: Any) -> int:
-        """The lowest number that nobody has or had lately."""
+        """The lowest number that nobody ever had, else the one that has rested longest, if it has rested enough."""
         now_ms = to_ms(self.clock.now())
-        await connection.execute(sa.delete(_retired).where(_retired.c.kind == kind, _retired.c.until_ms <= now_ms))
-        retired = sa.select(_retired.c.number).where(_retired.c.kind == kind)
-        taken: set[int] = set()
-        for query in (sa.select(column), retired):
-            taken |= set(_numbers((await connection.execute(query)).all()))
-        for number in within.numbers:
-            if number not in taken:
-                return number
-        raise DriverCapacity(Reason.NO_PORT, f"no free {kind} is left in {within.first}..{within.last}")
-
-
-def _numbers(rows: Iterable[Any]) -> Iterable[int]:
-    return (row[0] for row in rows if row[0] is not None)
+        taken = {row[0] for row in (await connection.execute(sa.select(column))).all()}
+        query = sa.select(_retired.c.number, _retired.c.until_ms).where(_retired.c.kind == kind)
+        rests: dict[int, int] = {row[0]: row[1] for row in (await connection.execute(query)).all()}
+        free = [number for number in within.numbers if number not in taken and rests.get(number, 0) <= now_ms]
+        if not free:
+            raise DriverCapacity(Reason.NO_PORT, f"no free {kind} is left in {within.first}..{within.last}")
+        return min(free, key=lambda number: (rests.get(number, 0), number))

@@ -113,7 +113,7 @@ class LeaseRow(_Base, table=True):
 
 
 class RetiredRow(_Base, table=True):
-    """A port or user that is given to nobody else until a time."""
+    """A port or user that is given to nobody else until a time; later the row tells how long ago it was somebody's."""
 
     __tablename__ = "retired"  # pyright: ignore[reportAssignmentType]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from hatchery_provisioner.adapters.process import remains
 from hatchery_provisioner.domain.errors import DriverTransient
 from hatchery_provisioner.domain.reasons import Reason
 
@@ -125,6 +126,7 @@ class InstanceDirectory:
             _remove_tree(_LOCKS / f"openclaw-state-locks-{uid}")
             _remove_tree(_LOCKS / f".openclaw-terminal-staging-{uid}")
             _remove_tree(_LOCKS / f"openclaw-{uid}")
+            remains.remove_of(uid)
         _remove_tree(self.root)
 
     def _locks(self, uid: int | None) -> Iterator[Path]:

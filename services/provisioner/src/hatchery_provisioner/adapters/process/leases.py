@@ -45,7 +45,10 @@ class Lease:
 
 
 class Leases(Protocol):
-    """Durable before they are used; a released port rests for a while. Raises DriverCapacity when none is left."""
+    """Durable before they are used. A released port or user rests for a while, and is given again only when no fresh one is left.
+
+    Raises DriverCapacity when none is left.
+    """
 
     async def reserve(self, instance_id: str) -> Lease:
         """The instance's lease, made if there is none. Raises DriverPermanent for a tenant that is not served here."""
