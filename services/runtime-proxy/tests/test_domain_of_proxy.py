@@ -100,7 +100,32 @@ def test_usage_of_a_whole_answer_and_of_nonsense() -> None:
     scanner.feed(json.dumps({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 1}}).encode())
     scanner.end()
     assert (scanner.tokens, scanner.complete) == (Tokens(5, 1), True)
-    assert read_tokens({"prompt_tokens": "many", "completion_tokens": -3}) == Tokens(0, 0)
+    assert not scanner.unreadable
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": "many", "completion_tokens": 3},
+        {"prompt_tokens": 5, "completion_tokens": -3},
+        {"prompt_tokens": 5},
+        {"prompt_tokens": 5.0, "completion_tokens": 3},
+        {"prompt_tokens": True, "completion_tokens": 3},
+        {"input_tokens": 5, "output_tokens": 3},
+        ["5", "3"],
+        "5 and 3",
+    ],
+)
+def test_counts_that_cannot_be_read_are_unknown_and_not_nothing(usage: object) -> None:
+    scanner = AnswerScanner(streamed=True)
+    scanner.feed(b"data: %s\n\ndata: [DONE]\n\n" % json.dumps({"choices": [], "usage": usage}).encode())
+    assert (scanner.tokens, scanner.unreadable, scanner.complete) == (None, True, True)
+
+
+def test_a_cache_that_cannot_be_read_counts_as_unused() -> None:
+    for details in (None, 5, {}, {"cached_tokens": "all"}, {"cached_tokens": -1}):
+        usage = {"prompt_tokens": 5, "completion_tokens": 3, "prompt_tokens_details": details}
+        assert read_tokens(usage) == Tokens(5, 3, 0)
 
 
 def wrapped(text: str, runtime: str = "") -> dict[str, str]:

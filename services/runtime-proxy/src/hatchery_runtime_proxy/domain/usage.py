@@ -26,6 +26,7 @@ class AnswerScanner:
         self._streamed = streamed
         self._buffer = bytearray()
         self.tokens: Tokens | None = None
+        self.unreadable = False  # the provider told its counts in a way that we cannot read
         self.complete = False
         self.error: str | None = None
 
@@ -71,21 +72,26 @@ class AnswerScanner:
             self.error = str(_mapping(answer["error"]).get("message", answer["error"]))[:300]
         if answer.get("usage"):
             self.tokens = read_tokens(_mapping(answer["usage"]))
+            self.unreadable = self.tokens is None
         choices = answer.get("choices")
         if isinstance(choices, list) and any(_mapping(c).get("finish_reason") for c in cast("list[Any]", choices)):
             self.complete = True
 
 
-def read_tokens(usage: Mapping[str, Any]) -> Tokens:
-    """Counts of a `usage` object; what is missing or no number counts as 0."""
+def read_tokens(usage: Mapping[str, Any]) -> Tokens | None:
+    """Counts of a chat completion's `usage`; None unless both are there, since a 0 that is a guess would be an answer for free.
+
+    Only these names: where others stand for input and output (`input_tokens`), some providers leave out what came from the cache.
+    """
+    given, taken = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    if given is None or taken is None:
+        return None
     details = _mapping(usage.get("prompt_tokens_details"))
-    return Tokens(
-        _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), _count(details.get("cached_tokens"))
-    )
+    return Tokens(given, taken, _count(details.get("cached_tokens")) or 0)
 
 
-def _count(value: Any) -> int:
-    return max(0, value) if isinstance(value, int) and not isinstance(value, bool) else 0
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from hatchery_common.clock import Clock, to_ms
-from hatchery_common.contracts.gateways import UsageOpened, UsageOutcome, UsageRecorded
+from hatchery_common.contracts.gateways import UsageOpened, UsageOutcome
 from hatchery_common.contracts.routes import Route
 from hatchery_common.errors import DependencyUnavailable, NotFound
 from hatchery_common.failpoints import reach
 from structlog.typing import FilteringBoundLogger
 
-from hatchery_runtime_proxy.domain.usage import AnswerScanner
 from hatchery_runtime_proxy.domain.verdicts import Verdict, costs_nothing, judge
+from hatchery_runtime_proxy.handlers.calls import Call, CallLimits
 from hatchery_runtime_proxy.ports import (
     Completion,
     ModelProvider,
@@ -29,9 +29,6 @@ from hatchery_runtime_proxy.ports import (
 )
 
 DEMO, DEFAULT = "demo", "default"
-_QUEUE = 64
-_DRAIN_S = 10.0
-_READER_S = 60.0
 
 
 class UnknownModel(NotFound):
@@ -63,9 +60,11 @@ class ModelCalls:
         clock: Clock,
         new_id: Callable[[str], str],
         log: FilteringBoundLogger,
+        limits: CallLimits | None = None,
     ) -> None:
         self._demo, self._provider, self._usage = demo, provider, usage
         self._clock, self._new_id, self._log = clock, new_id, log
+        self._limits = limits or CallLimits()
         self._pumps: set[asyncio.Task[None]] = set()
         self.credentials_refused = False  # by the provider, at the last call that it decided
 
@@ -78,7 +77,9 @@ class ModelCalls:
     async def open(self, route: Route, body: Mapping[str, Any]) -> Passage:
         """Starts a call; raises UnknownModel, ProviderUnavailable, or DependencyUnavailable when it cannot be metered."""
         provider = self._choose(str(body.get("model", "")))
-        call = _Call(self._opening(route, body, provider), streamed=bool(body.get("stream")))
+        call = Call(
+            self._opening(route, body, provider), streamed=bool(body.get("stream")), reader_s=self._limits.reader_s
+        )
         await self._usage.opened(call.opened)  # before it leaves: a call that dies with us is listed as unknown
         reach("runtime-proxy.after_usage_opened")
         stack = AsyncExitStack()
@@ -132,7 +133,7 @@ class ModelCalls:
         )
         raise ProviderCredentialsRefused("the model provider refused the operator's credentials", unspent=True)
 
-    async def _give_up(self, call: _Call, error: BaseException, stack: AsyncExitStack) -> None:
+    async def _give_up(self, call: Call, error: BaseException, stack: AsyncExitStack) -> None:
         """Closes a call that got no answer, so that the bill knows whether anything can have been spent on it."""
         failed = isinstance(error, ProviderUnavailable | ProviderRefused)
         call.unspent = isinstance(error, ProviderRefused) or (failed and bool(error.context.get("unspent")))
@@ -142,9 +143,12 @@ class ModelCalls:
             await self._record(call, UsageOutcome.FAILED if failed else UsageOutcome.INTERRUPTED)
 
     async def close(self) -> None:
-        """Lets running calls end and be recorded, for a while."""
+        """Lets running calls end, for a while; those that do not are ended, and recorded as far as they came."""
         if self._pumps:
-            await asyncio.wait(self._pumps, timeout=_DRAIN_S)
+            _, rest = await asyncio.wait(self._pumps, timeout=self._limits.closing_s)
+            for pump in rest:
+                pump.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
 
     def _choose(self, model: str) -> ModelProvider:
         if model == DEMO or (model == DEFAULT and self._provider is None):
@@ -156,12 +160,13 @@ class ModelCalls:
             )
         return self._provider
 
-    async def _pump(self, call: _Call, completion: Completion, stack: AsyncExitStack) -> None:
-        """Moves bytes to the reader; goes on for a while without one, because the usage comes last."""
+    async def _pump(self, call: Call, completion: Completion, stack: AsyncExitStack) -> None:
+        """Moves bytes to the reader; goes on to the answer's end without one, because the provider's counts come last."""
         outcome = UsageOutcome.FAILED
         try:
             async with stack, asyncio.timeout(None) as deadline:
-                call.on_leave = lambda: deadline.reschedule(asyncio.get_running_loop().time() + _DRAIN_S)
+                patience_s = self._limits.abandoned_s
+                call.on_leave = lambda: deadline.reschedule(asyncio.get_running_loop().time() + patience_s)
                 if call.left:
                     call.on_leave()
                 try:
@@ -183,8 +188,11 @@ class ModelCalls:
             finally:
                 await call.finish()
 
-    async def _record(self, call: _Call, outcome: UsageOutcome) -> None:
+    async def _record(self, call: Call, outcome: UsageOutcome) -> None:
         record = call.record(outcome, to_ms(self._clock.now()))
+        if not record.usage_known:
+            about = {"provider": record.provider, "model": record.model, "outcome": outcome.value}
+            self._log.warning("model_call.usage_unknown", call_id=record.call_id, unreadable=call.unreadable, **about)
         try:
             reach("runtime-proxy.before_usage_recorded")
             await self._usage.recorded(record)
@@ -196,73 +204,3 @@ class ModelCalls:
 def _named(model: str, provider: ModelProvider) -> str:
     """The model as its provider calls it: `default` has no price, what it stands for has."""
     return provider.models[0] if model == DEFAULT and provider.models else model
-
-
-class _Call:
-    """One call on its way: the queue to its reader, and what was learnt."""
-
-    def __init__(self, opened: UsageOpened, *, streamed: bool) -> None:
-        self.opened = opened
-        self.left = False
-        self.unspent = False  # the provider refused it or never got it
-        self.on_leave: Callable[[], None] | None = None
-        self._scanner = AnswerScanner(streamed=streamed)
-        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(_QUEUE)
-        self._first_byte_ms: int | None = None
-
-    async def pass_on(self, chunk: bytes, now_ms: int) -> None:
-        if self._first_byte_ms is None:
-            self._first_byte_ms = max(0, now_ms - self.opened.opened_at_ms)
-        self._scanner.feed(chunk)
-        await self._offer(chunk)
-
-    async def finish(self) -> None:
-        await self._offer(None)
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        try:
-            while (chunk := await self._queue.get()) is not None:
-                yield chunk
-        finally:
-            self._leave()
-
-    async def _offer(self, chunk: bytes | None) -> None:
-        """A reader that takes nothing for so long is gone, even if nobody said so."""
-        if self.left:
-            return
-        try:
-            async with asyncio.timeout(_READER_S):
-                await self._queue.put(chunk)
-        except TimeoutError:
-            self._leave()
-
-    def _leave(self) -> None:
-        self.left = True
-        while not self._queue.empty():  # frees a pump that waits for room
-            self._queue.get_nowait()
-        if self.on_leave is not None:
-            self.on_leave()
-
-    def outcome(self, status: int) -> UsageOutcome:
-        self._scanner.end()
-        good = status == 200 and self._scanner.complete and self._scanner.error is None
-        return UsageOutcome.COMPLETED if good else UsageOutcome.FAILED
-
-    def record(self, outcome: UsageOutcome, now_ms: int) -> UsageRecorded:
-        tokens = self._scanner.tokens
-        return UsageRecorded(
-            tenant=self.opened.tenant,
-            call_id=self.opened.call_id,
-            instance_id=self.opened.instance_id,
-            machine_id=self.opened.machine_id,
-            provider=self.opened.provider,
-            model=self.opened.model,
-            outcome=outcome,
-            input_tokens=tokens.input_tokens if tokens else 0,
-            output_tokens=tokens.output_tokens if tokens else 0,
-            cached_tokens=tokens.cached_tokens if tokens else 0,
-            usage_known=tokens is not None or self.unspent,
-            opened_at_ms=self.opened.opened_at_ms,
-            ended_at_ms=max(now_ms, self.opened.opened_at_ms),
-            first_byte_ms=self._first_byte_ms,
-        )
