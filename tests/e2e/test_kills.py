@@ -37,10 +37,11 @@ _AGENT = [
     "agent.before_commit", "agent.after_commit", "agent.before_publish", "agent.after_publish", "agent.after_queue_append",
     "agent.mid_chat", "agent.before_end_append", "agent.after_end_append", "agent.before_ack",
 ]  # fmt: skip
+_POST = ["api.after_post_key", "api.after_submit", "api.after_post_commit"]
 _PROXY = ["runtime-proxy.after_usage_opened", "runtime-proxy.before_usage_recorded"]
 POINTS: dict[str, list[str]] = {
     "provision": [*_API, *_OUTBOX, *_HANDLER, *_START],
-    "chat": [*_AGENT, *_AGENT, "api.after_submit", "api.after_post_commit", *_PROXY, *_LEDGER],
+    "chat": [*_AGENT, *_AGENT, *_POST, *_PROXY, *_LEDGER],
     "stop": [*_OUTBOX, *_HANDLER, "provisioner.after_stop_effect", *_LEDGER, *_BILLING],
     "start": [*_API, *_OUTBOX, *_HANDLER, *_START],
     "restart": [*_OUTBOX, *_HANDLER, *_START, "provisioner.after_stop_effect"],
@@ -125,6 +126,8 @@ class Walker:
         assert kinds["message.user"] == 1
         assert kinds["run.finished"] + kinds["run.failed"] == 1, "a run ends exactly once"
         assert kinds["message.assistant"] <= 1
+        submitted = self.stack.sql("agent", "SELECT run_id FROM runs WHERE thread_id = $1", thread)
+        assert [row["run_id"] for row in submitted] == [run], "the repeats are one message"
 
     def _ended(self, operation: str) -> Any:
         data = self._tried(f"/api/operations/{operation}")
