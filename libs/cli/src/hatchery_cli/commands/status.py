@@ -50,6 +50,7 @@ def collect(layout: Any) -> dict[str, Any]:
     return {
         "phase": state["phase"], "directory": str(layout.root), "port": port, "url": f"http://127.0.0.1:{port}",
         "pid": state.get("pid") if alive else None, "error": state.get("error"), "notes": state.get("notes", []),
+        "isolation": state.get("isolation"),
         "parts": state["parts"], "services": services, "machines": {"running": len(found), "pids": found},
         "events": state["events"][-20:],
     }  # fmt: skip
@@ -64,7 +65,7 @@ def _show(body: dict[str, Any]) -> None:
     if body["error"]:
         console.print(f"error[{body['error']['code']}]: {body['error']['message']}", markup=False)
         console.print(f"  → {body['error']['hint']}", markup=False)
-    for note in body["notes"]:
+    for note in [*body["notes"], *([body["isolation"]] if body["isolation"] else [])]:
         console.print(f"note: {note}", markup=False)
     if body["phase"] == "stopped":
         return

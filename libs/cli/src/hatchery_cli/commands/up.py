@@ -23,6 +23,15 @@ Processes = Annotated[
     ),
 ]
 
+TrustAllUsers = Annotated[
+    bool | None,
+    typer.Option(
+        "--trust-all-users/--no-trust-all-users",
+        help="Where all gateways share one user of this machine (not root), serve more than one user of yours: each "
+        "then reaches the others' data. [default: no]",
+    ),
+]
+
 
 @app.command()
 def up(
@@ -42,6 +51,7 @@ def up(
         ),
     ] = None,
     processes: Processes = None,
+    trust_all_users: TrustAllUsers = None,
 ) -> None:
     """Start NATS, Postgres, OpenClaw and the five services on this machine.
 
@@ -57,4 +67,5 @@ def up(
         nats_url=nats_url,
         database_url=database_url,
         processes=processes,
+        trust_all_users=trust_all_users,
     )

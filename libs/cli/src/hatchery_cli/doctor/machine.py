@@ -18,8 +18,11 @@ from hatchery_common.errors import SetupError
 from hatchery_cli.doctor.findings import Finding, error, note, ok, warning
 from hatchery_cli.embedded import nats, node, openclaw, postgres
 from hatchery_cli.embedded.cache import cache_root
+from hatchery_cli.embedded.isolation import REMEDY, missing_isolation
 from hatchery_cli.embedded.layout import Layout, Ports
 from hatchery_cli.embedded.places import closed_ancestor, free_mib, holder, is_port_free
+from hatchery_cli.embedded.stack import environment
+from hatchery_cli.embedded.state import read_state
 
 PACKAGES = ("hatchery_common", "hatchery_api", "hatchery_provisioner", "hatchery_billing", "hatchery_runtime_proxy",
             "hatchery_agent", "hatchery_controller")  # fmt: skip
@@ -31,6 +34,7 @@ def check_machine(layout: Layout, *, running: bool) -> list[Finding]:
     """Everything about this machine, in the order in which it matters."""
     ports = Ports(layout.choices().port)
     found = [check_python(), check_packages(PACKAGES), check_memory(), *check_disk(layout), check_place(layout)]
+    found += [check_isolation(layout, running=running)]
     found += [] if running else [check_ports(ports)]
     return [*found, check_files(), check_nats(), check_postgres(), check_node(), check_openclaw(), check_docker()]
 
@@ -93,6 +97,17 @@ def check_place(layout: Layout) -> Finding:
                 f"choose another directory (--dir, HATCHERY_CACHE), or: chmod o+x {closed}",
             )
     return ok("place", f"{layout.root} and {cache_root()} can be passed through")
+
+
+def check_isolation(layout: Layout, *, running: bool) -> Finding:
+    """Whether each gateway has a user of its own: in the running stack, else in one that would be started from here."""
+    if running:
+        missing = (read_state(layout) or {}).get("isolation")
+    else:
+        missing = missing_isolation(environment(layout, layout.choices(), dict(os.environ)))
+    if missing:
+        return warning("isolation_none", missing, REMEDY)
+    return ok("isolation", "each gateway has a user of its own")
 
 
 def check_ports(ports: Ports) -> Finding:

@@ -76,6 +76,7 @@ class Choices:
     nats_url: str | None = None
     database_url: str | None = None
     processes: bool = False  # each service in a process of its own
+    trust_all_users: bool = False  # where gateways share one user of the host, serve more than one user
 
     def part_of(self, service: str) -> str:
         """The part, and so the log, that the service runs in."""

@@ -191,6 +191,8 @@ def environment(layout: Layout, choices: Choices, given: Mapping[str, str]) -> d
         "HATCHERY_PROVISIONER_NODE": str(cache_root() / node.entry_name() / "bin/node"),
         "HATCHERY_PROVISIONER_OPENCLAW": str(openclaw.path()),
     }
+    if choices.trust_all_users:
+        ours["HATCHERY_PROVISIONER_TRUST_ALL_USERS"] = "true"
     if model := given.get("HATCHERY_RUNTIME_PROXY_PROVIDER_MODEL") or given.get("OPENCLAW_DEFAULT_MODEL"):
         ours["HATCHERY_PROVISIONER_MODEL_ID"] = model  # machines ask by name for what the one provider offers
     chosen = {name: value for name, value in given.items() if value != ""}

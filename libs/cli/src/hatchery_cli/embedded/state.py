@@ -34,6 +34,7 @@ class StateFile:
             "error": None,
             "parts": {},
             "notes": [],
+            "isolation": None,
         }
         self._events: deque[dict[str, Any]] = deque(maxlen=_EVENTS)
         self._is_written = True
@@ -46,6 +47,11 @@ class StateFile:
     def note(self, text: str) -> None:
         """Keep a warning that `status` shows."""
         self._body["notes"].append(text)
+        self._write()
+
+    def isolation(self, missing: str | None) -> None:
+        """Keep what isolation the gateways do without, for `status` and `doctor`."""
+        self._body["isolation"] = missing
         self._write()
 
     def part(self, name: str, condition: Condition) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 from hatchery_common.errors import SetupError
 
 from hatchery_cli.embedded import node, openclaw, postgres
+from hatchery_cli.embedded.isolation import missing_isolation
 from hatchery_cli.embedded.layout import Choices, Layout, default_directory
-from hatchery_cli.embedded.stack import Stack, is_owned, owned
+from hatchery_cli.embedded.stack import Stack, environment, is_owned, owned
 from hatchery_cli.embedded.state import read_state
 from hatchery_cli.embedded.supervisor import Condition
 from hatchery_cli.embedded.welcome import welcome
@@ -39,6 +40,7 @@ def run_up(
     nats_url: str | None,
     database_url: str | None,
     processes: bool | None = None,
+    trust_all_users: bool | None = None,
 ) -> None:
     """Start the stack of this directory, in this process or detached from it; raises a SetupError with its remedy."""
     signal.signal(
@@ -53,7 +55,8 @@ def run_up(
     layout.root_key()
     tried = os.environ.pop(_NOTE, None)
     if tried is None:
-        given = {"port": port, "nats_url": nats_url, "database_url": database_url, "processes": processes}
+        given = {"port": port, "nats_url": nats_url, "database_url": database_url, "processes": processes,
+                 "trust_all_users": trust_all_users}  # fmt: skip
         choices, note = chosen(layout.remembered(), given), install()
     else:  # we are the child of a detached start, which has chosen and installed
         choices, note = layout.choices(), tried
@@ -102,18 +105,24 @@ async def _foreground(layout: Layout, choices: Choices, note: str | None) -> Non
         stack.state.phase("starting")
         if note:
             stack.state.note(note)
+        warning = _missing_isolation(layout, choices)
+        stack.state.isolation(warning)
         started = time.monotonic()
         if not await _start(stack, stop):
             return
         with contextlib.suppress(OSError):  # on a full disk the stack runs all the same, with what is being tried
             layout.remember(choices)
-        console.print(welcome(layout, choices, time.monotonic() - started))
+        console.print(welcome(layout, choices, time.monotonic() - started, warning=warning))
         await stop.wait()
         console.print("stopping: services, machines, servers …")
         started = time.monotonic()
         killed = await stack.stop()
         extra = f"; {len(killed)} machines had to be killed" if killed else ""
         console.print(f"stopped in {time.monotonic() - started:.1f} s{extra}. What should run starts with the next up.")
+
+
+def _missing_isolation(layout: Layout, choices: Choices) -> str | None:
+    return missing_isolation(environment(layout, choices, dict(os.environ)))
 
 
 @contextlib.contextmanager
@@ -189,7 +198,8 @@ def _detach(layout: Layout, choices: Choices, note: str) -> None:
     except BaseException:
         _give_up(child)
         raise
-    console.print(welcome(layout, choices, time.time() - began, detached=True))
+    warning = _missing_isolation(layout, choices)
+    console.print(welcome(layout, choices, time.time() - began, detached=True, warning=warning))
 
 
 def _until_up(layout: Layout, child: subprocess.Popen[bytes], log: Path) -> None:

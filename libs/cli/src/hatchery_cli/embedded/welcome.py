@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from hatchery_cli.embedded.isolation import REMEDY
 from hatchery_cli.embedded.layout import Choices, Layout, Ports, default_directory
 
 
-def welcome(layout: Layout, choices: Choices, seconds: float, *, detached: bool = False) -> str:
-    """The text, in rich markup."""
+def welcome(
+    layout: Layout, choices: Choices, seconds: float, *, detached: bool = False, warning: str | None = None
+) -> str:
+    """The text, in rich markup; `warning` says what isolation is missing."""
     api = f"http://127.0.0.1:{Ports(choices.port).api}"
     where = "" if layout.root == default_directory() else f" --dir {layout.root}"
     end = f"stop it with: ./hatchery down{where}" if detached else "Ctrl-C stops everything in order"
+    warned = f"\n[yellow]warning\\[isolation_none][/]: {warning}\n  → {REMEDY}\n" if warning else ""
     return f"""
 [bold green]Hatchery is ready[/] after {seconds:.1f} s, in {layout.root}; {end}
 
   API and its reference   {api}/docs
   state and crashes       ./hatchery status{where}
-
+{warned}
 Try it (one user, one machine, one answer):
 
   TOKEN=$(./hatchery token create --user you@example.com{where})
