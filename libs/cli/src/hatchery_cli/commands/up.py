@@ -28,7 +28,8 @@ TrustAllUsers = Annotated[
     typer.Option(
         "--trust-all-users/--no-trust-all-users",
         help="Where all gateways share one user of this machine (not root), serve more than one user of yours: each "
-        "then reaches the others' data. [default: no]",
+        "then reaches the others' data.",
+        show_default="as last time, at first no",
     ),
 ]
 
