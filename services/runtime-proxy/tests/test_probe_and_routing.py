@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from hatchery_common.contracts.gateways import ProbeRequest, ProbeStage
 from hatchery_common.contracts.routes import Route, RouteState
 from hatchery_common.errors import DependencyUnavailable
 from hatchery_runtime_proxy.domain.table import RouteTable
-from hatchery_runtime_proxy.handlers.probe import probe_gateway
+from hatchery_runtime_proxy.handlers.probe import machine_of, probe_gateway
 from hatchery_runtime_proxy.handlers.routing import RouteKeeper
+from hatchery_runtime_proxy.ports import Identity
 from proxy_stage import ANN, Proxy
 
 
@@ -67,6 +69,49 @@ async def test_an_unready_gateway_and_a_dead_one(proxy: Proxy) -> None:
 def route(version: int, **changes) -> Route:
     given = {"tenant": "ta", "state": RouteState.RUNNING, "machine_id": "mch_1", "changed_at_ms": 1}
     return Route(instance_id="ins_a", route_version=version, **{**given, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "closes"),
+    [
+        (None, True),
+        ({"state": RouteState.STOPPING}, True),
+        ({"state": RouteState.STOPPED, "machine_id": None}, True),
+        ({"state": RouteState.GONE, "machine_id": None}, True),
+        ({"machine_id": "mch_2"}, True),
+        ({"name": "renamed"}, False),
+    ],
+)
+async def test_what_only_the_snapshot_tells_closes_connections_too(
+    changes: dict[str, Any] | None, *, closes: bool
+) -> None:
+    bucket, closed = {"ins_a": route(1)}, []
+
+    async def snapshot() -> dict[str, Route]:
+        return dict(bucket)
+
+    async def close(machine_id: str) -> None:
+        closed.append(machine_id)
+
+    keeper = RouteKeeper(RouteTable(), snapshot, close, every_s=60)
+    running = asyncio.create_task(keeper.run())
+    await asyncio.sleep(0.05)
+    bucket.clear()
+    if changes is not None:
+        bucket["ins_a"] = route(2, **changes)
+    for _ in range(2):  # what it knows already closes nothing more
+        keeper.reread()
+        await asyncio.sleep(0.05)
+    running.cancel()
+    assert closed == (["mch_1"] if closes else [])
+
+
+async def test_a_machine_may_be_dropped_twice_at_once(proxy: Proxy) -> None:
+    machine = machine_of(proxy.routes["ins_ann"])
+    for identity in Identity:
+        await proxy.gateways.call(machine, "status", {}, identity)
+    await asyncio.gather(*(proxy.gateways.drop(machine.machine_id) for _ in range(3)))
+    assert (await proxy.gateways.call(machine, "status", {}))["runtimeVersion"], "a new connection"
 
 
 async def test_the_keeper_reads_again_and_closes_what_is_closed() -> None:

@@ -1,4 +1,4 @@
-"""Model calls whose reader hangs up or is held up: they are recorded with their counts, and who comes back learns why it ended."""
+"""Model calls whose reader hangs up or is held up: they are recorded with their counts, and who comes back learns why."""
 
 from __future__ import annotations
 

@@ -58,9 +58,11 @@ class OpenClawGateways:
 
     async def drop(self, machine_id: str) -> None:
         """Closes the connections to a machine whose route is no longer open."""
-        for place in [place for place in self._sockets if place[0] == machine_id]:
-            await self._sockets.pop(place).close()
+        places = [place for place in self._sockets if place[0] == machine_id]
+        sockets = [self._sockets.pop(place) for place in places]  # at once: two may drop the same machine
+        for place, socket in zip(places, sockets, strict=True):
             self._locks.pop(place, None)
+            await socket.close()
 
     async def ready(self, machine: Machine) -> bool:
         """Whether `/ready` answers 200 under the service's identity; its body, which may never end, is not read."""

@@ -49,15 +49,16 @@ class RouteTable:
         """A moment, to be taken before a snapshot is read."""
         return self._count
 
-    def refresh(self, routes: Iterable[Route], mark: int, now: float) -> None:
-        """Takes a snapshot; what it lacks is forgotten unless it was heard of after the mark."""
-        present: set[str] = set()
+    def refresh(self, routes: Iterable[Route], mark: int, now: float) -> list[Route]:
+        """Takes a snapshot; what it lacks is forgotten unless it was heard of after the mark. Returns what no longer holds."""
+        before, present = dict(self._routes), set[str]()
         for route in routes:
             present.add(route.instance_id)
             self.apply(route)
         for instance_id in [name for name in self._routes if name not in present and self._heard[name] <= mark]:
             del self._routes[instance_id]
         self.refreshed_at = now
+        return [held for name, held in before.items() if self._routes.get(name) is not held]
 
     def of_instance(self, instance_id: str) -> Route | None:
         """The route of an instance, of any tenant."""

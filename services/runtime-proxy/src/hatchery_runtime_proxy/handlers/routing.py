@@ -35,12 +35,8 @@ class RouteKeeper:
     def heard(self, route: Route) -> None:
         """A put."""
         before = self._table.of_instance(route.instance_id)
-        if self._table.apply(route) and before is not None and before.machine_id is not None:
-            replaced = route.machine_id != before.machine_id
-            if replaced or route.state in _CLOSED:
-                task = asyncio.ensure_future(self._closed(before.machine_id))
-                self._dropping.add(task)
-                task.add_done_callback(self._dropping.discard)
+        if self._table.apply(route) and before is not None:
+            self._tell(before)
 
     def reread(self) -> None:
         """Read everything again soon (after a reconnect)."""
@@ -76,5 +72,16 @@ class RouteKeeper:
     async def _read_all(self) -> None:
         mark = self._table.mark()
         routes = await self._snapshot()
-        self._table.refresh(routes.values(), mark, time.monotonic())
+        for before in self._table.refresh(routes.values(), mark, time.monotonic()):
+            self._tell(before)
         self.problem = None
+
+    def _tell(self, before: Route) -> None:
+        """A route no longer holds: what may go on to its machine depends on the one that took its place, if one did."""
+        after = self._table.of_instance(before.instance_id)
+        still_open = after is not None and after.machine_id == before.machine_id and after.state not in _CLOSED
+        if before.machine_id is None or still_open:
+            return
+        task = asyncio.ensure_future(self._closed(before.machine_id))
+        self._dropping.add(task)
+        task.add_done_callback(self._dropping.discard)
