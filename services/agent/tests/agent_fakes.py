@@ -241,6 +241,7 @@ class FakeRuntime:
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     error: TurnError | None = None
     steered: bool = False
+    aborted: list[str] = field(default_factory=list)
     histories: list[History] = field(default_factory=list)  # what each look shows; the last one stays
 
     @asynccontextmanager
@@ -249,6 +250,9 @@ class FakeRuntime:
         if self.states:
             raise self.states.pop(0)
         yield self._events(message, key)
+
+    async def abort(self, session: Session, key: str) -> None:
+        self.aborted.append(key)
 
     async def history(self, session: Session) -> History:
         self.fate.step("history")

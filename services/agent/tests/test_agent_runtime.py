@@ -134,6 +134,23 @@ async def test_a_final_without_text_that_joined_another_turn_is_steered():
     assert events == [Accepted(), Steered()]
 
 
+async def test_a_turn_is_aborted_by_its_key():
+    seen: list[httpx.Request] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200 if len(seen) == 1 else 503, json={"ok": True, "data": {"aborted": False}})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as client:
+        proxy = ProxyTurns(client, "http://proxy", KEY)
+        await proxy.abort(SESSION, "run_1")
+        with pytest.raises(GatewayNotReady):
+            await proxy.abort(SESSION, "run_1")
+    assert seen[0].url.path.endswith("/v1/sessions/agent:main:hatch:thd_1/abort")
+    assert json.loads(seen[0].content) == {"runId": "run_1"}
+    assert seen[0].headers["x-openagents-service-token"] == runtime_service_token(KEY, "ta")
+
+
 async def test_history_is_read_from_the_envelope():
     row = {"role": "user", "text": "Hi", "idempotency_key": "run_1:user", "stop_reason": None, "usage": None}
 

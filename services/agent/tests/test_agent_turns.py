@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hatchery_agent.domain.decisions import Finished, Usage
 from hatchery_agent.domain.folding import RunPhase
 from hatchery_agent.domain.recovery import History, PastMessage, find_answer
 from hatchery_agent.handlers.turns import TurnLimits
-from hatchery_agent.ports import GatewayNotReady, TurnError
+from hatchery_agent.ports import Accepted, GatewayNotReady, TurnError
 from hatchery_common.contracts.threads import ThreadEntryType
 
 
@@ -119,6 +120,37 @@ async def test_a_turn_that_takes_too_long_ends(make_world):
     async with asyncio.timeout(5):
         await world.deliver()
     assert world.state.runs["run_1"].end["code"] == "turn_deadline"
+    assert world.runtime.aborted == ["run_1"], "OpenClaw does not go on with what nobody takes"
+
+
+@pytest.mark.parametrize("fault", ["unreachable", "hangs"])
+async def test_a_turn_that_cannot_be_aborted_ends_all_the_same(make_world, fault: str):
+    world = make_world(limits=TurnLimits(turn_s=0.3, start_s=0.1, abort_s=0.1))
+    world.rows.submit("run_1", "Hi")
+    world.runtime.hang = True
+
+    async def abort(*_: object) -> None:
+        if fault == "hangs":
+            await asyncio.sleep(60)
+        raise GatewayNotReady("unreachable")
+
+    world.runtime.abort = abort
+    async with asyncio.timeout(5):
+        await world.deliver()
+    assert world.state.runs["run_1"].end["code"] == "turn_deadline"
+
+
+async def test_a_turn_that_openclaw_never_took_is_not_aborted(make_world):
+    world = make_world(limits=TurnLimits(turn_s=0.3, start_s=0.1))
+    world.rows.submit("run_1", "Hi")
+
+    async def silent(message: str, key: str):
+        await asyncio.sleep(60)
+        yield Accepted()
+
+    world.runtime._events = silent
+    await world.deliver()
+    assert (world.state.runs["run_1"].end["code"], world.runtime.aborted) == ("turn_deadline", [])
 
 
 async def test_an_error_of_the_gateway_ends_the_run_with_its_code(world):

@@ -115,6 +115,10 @@ class RuntimeTurns(Protocol):
         """
         ...
 
+    async def abort(self, session: Session, key: str) -> None:
+        """End the turn of this key, if it still runs; raises GatewayNotReady."""
+        ...
+
     async def history(self, session: Session) -> History:
         """The session's recent messages; raises GatewayNotReady."""
         ...

@@ -77,6 +77,13 @@ class ProxyTurns:
         finally:
             await response.aclose()
 
+    async def abort(self, session: Session, key: str) -> None:
+        request = self._client.build_request(
+            "POST", f"{self._url(session)}/abort", json={"runId": key}, headers=self._headers(session), timeout=20.0
+        )
+        response = await self._open(request)
+        await response.aclose()
+
     async def history(self, session: Session) -> History:
         request = self._client.build_request(
             "GET", f"{self._url(session)}/history", headers=self._headers(session), timeout=20.0

@@ -44,6 +44,7 @@ class TurnLimits:
     turn_s: float = 600
     start_s: float = 180
     recovery_s: float = 20  # OpenClaw resumes an interrupted turn a few seconds after its restart
+    abort_s: float = 3  # for ending a turn in OpenClaw that is given up here
 
 
 @dataclass
@@ -103,7 +104,7 @@ class Turn:
                 if ending is not None:
                     return ending
             await self._flush()
-            return self._too_long()
+            return await self._too_long()
         finally:
             pump.cancel()
             await asyncio.gather(pump, return_exceptions=True)
@@ -165,7 +166,7 @@ class Turn:
             elif self._now_ms() - idle_since_ms >= self.limits.recovery_s * 1000:
                 return otherwise
             await asyncio.sleep(min(_POLL_S, max(self._left_s, 0.001)))
-        return self._too_long()
+        return await self._too_long()
 
     async def _flush(self) -> None:
         text = self._coalescer.take()
@@ -189,7 +190,12 @@ class Turn:
             kind = ThreadEntryType.RUN_STATUS
             await self.writer.append(self.writer.entry(kind, self.row.run_id, self.attempt, phase=phase, **data))
 
-    def _too_long(self) -> Failed:
+    async def _too_long(self) -> Failed:
+        """OpenClaw is told to end it too: else it would work on for nobody, and the next message would join that turn."""
+        if self._accepted:
+            with contextlib.suppress(GatewayNotReady, TimeoutError):
+                async with asyncio.timeout(self.limits.abort_s):
+                    await self.runtime.abort(self._session, self.row.run_id)
         return Failed("turn_deadline", f"The answer took longer than {self.limits.turn_s:g} s and was given up.", True)
 
     @property
