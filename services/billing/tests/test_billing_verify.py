@@ -115,6 +115,10 @@ async def test_verify_finds(database: Database, code: str):
         ("UPDATE prices SET name = 'other' WHERE kind = 'machine'", {"machine_charge_differs"}),
         ("UPDATE postings SET bucket_id = NULL; DELETE FROM buckets", {"credit_without_grant", "grant_not_posted"}),
         (SHIFTED, {"machine_charge_differs"}),
+        (
+            "UPDATE transactions SET details = details - 'output_tokens' WHERE kind = 'model_usage'",
+            {"charge_differs", "usage_differs"},
+        ),
     ],
 )
 async def test_verify_compares_each_sum_with_what_it_is_the_sum_of(database: Database, statement: str, found: set[str]):

@@ -62,13 +62,18 @@ async def _recalculate(connection: AsyncConnection) -> list[Finding]:
         for row in chunk:
             price = prices.get(row.details.get("price_id"))
             rates = price.rates if price else None
-            if rates is None or row.amount != -_cost(rates, row.details):
+            cost = None if rates is None else _cost(rates, row.details)
+            if cost is None or row.amount != -cost:
                 wrong.append(str(row.id))
         last = chunk[-1].number
     message = "a charge differs from its tokens times its price"
     return [Finding("charge_differs", message, len(wrong), tuple(wrong[:EXAMPLES]))] if wrong else []
 
 
-def _cost(rates: Mapping[str, Any], details: Mapping[str, Any]) -> int:
-    tokens = {name: int(details[name]) for name in ("input_tokens", "cached_tokens", "output_tokens")}
+def _cost(rates: Mapping[str, Any], details: Mapping[str, Any]) -> int | None:
+    """What these tokens cost at these rates; None when a count is missing, which no charge can equal."""
+    try:
+        tokens = {name: int(details[name]) for name in ("input_tokens", "cached_tokens", "output_tokens")}
+    except (KeyError, TypeError, ValueError):
+        return None
     return rate_call(dict(rates), **tokens).amount_micro
