@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from hatchery_common.log import redact_text
 
 from hatchery_provisioner.adapters.process import remains
 from hatchery_provisioner.domain.errors import DriverTransient
@@ -117,6 +118,11 @@ class InstanceDirectory:
             if found:
                 return found
         return []
+
+    def last_words(self) -> str:
+        """How a machine that ended left, for people."""
+        tail = self.log_tail(1)
+        return f"the machine ended; its log's last line: {redact_text(tail[-1])}"[:500] if tail else "the machine ended"
 
     def remove(self, uid: int | None) -> None:
         """Remove everything, locks first: their names follow from paths that must still be there."""

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from hatchery_common.clock import Clock, to_ms
 from hatchery_common.log import redact_text
@@ -65,6 +66,7 @@ class ProcessDriver:
         self._ending = Ending(self._places.machines, controllers)
         self._clock = clock
         self._is_free = is_free
+        self._starts: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def prepare_image(self) -> str:
         """Check that Node and OpenClaw are installed; returns OpenClaw's version."""
@@ -111,7 +113,11 @@ class ProcessDriver:
             raise DriverPermanent(Reason.DISK_FULL, f"less than {needed} MiB are free for machines")
 
     async def start(self, machine: MachineRef, secrets: BootSecrets) -> Placement:
-        """Spawn the controller unless it lives; labels learn its pid at once."""
+        """Spawn the controller unless it lives; labels learn its pid at once. Of starts at the same time the first one counts."""
+        async with self._starts.setdefault(machine.instance_id, asyncio.Lock()):
+            return await self._start(machine, secrets)
+
+    async def _start(self, machine: MachineRef, secrets: BootSecrets) -> Placement:
         spawning.reap()
         directory = self._directory(machine.instance_id)
         labels = directory.labels()
@@ -200,7 +206,7 @@ class ProcessDriver:
         ticks = identity.started_ticks(pid) if pid is not None else None
         if pid is None or ticks is None:
             phase = Phase.STOPPED if gateway(directory) is None else Phase.HEADLESS
-            return Observation(phase, now_ms, detail=_last_words(directory))
+            return Observation(phase, now_ms, detail=directory.last_words())
         if not await self._answers_as(machine, labels, pid):
             return Observation(Phase.UNKNOWN, now_ms, detail="another machine answers in its place")
         lease = await self._leases.find(machine.instance_id)
@@ -287,8 +293,3 @@ class ProcessDriver:
         gateway = lease.uid if lease.uid is not None and ours is not None else ours
         state = {"port": lease.port, "uid": lease.uid}
         return Placement(state, lease.endpoint, lease.controller, gateway, ours)
-
-
-def _last_words(directory: InstanceDirectory) -> str:
-    tail = directory.log_tail(1)
-    return f"the machine ended; its log's last line: {redact_text(tail[-1])}"[:500] if tail else "the machine ended"
