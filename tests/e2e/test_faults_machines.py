@@ -67,6 +67,22 @@ def test_a_fault_is_named_and_ends_with_its_cause(
     assert [line for line in stack.processes() if accepted["default"]["instance_id"] in line] == []
 
 
+def test_openclaw_may_be_gone_at_the_start_of_an_existing_machine(
+    faulty: tuple[WholeStack, Faults], user: Callable[[], str]
+) -> None:
+    stack, faults = faulty
+    ann = stack.visitor(user())
+    ann.wish("provision")
+    ann.wish("stop")
+    faults.uninstall()
+    operation = ann.post("/api/openclaw/instance/start")["operation"]["operation_id"]
+    assert ended(ann, operation) == ("failed", "openclaw_not_installed")
+    assert "install OpenClaw" in ann.instance()["message"]
+    faults.heal()
+    ann.wish("start")
+    ann.wish("delete")
+
+
 def test_a_gateway_that_does_not_come_back_ends_in_error(
     faulty: tuple[WholeStack, Faults], user: Callable[[], str]
 ) -> None:

@@ -157,6 +157,19 @@ async def test_a_stop_that_overtakes_its_provision_wins() -> None:
     ]
 
 
+async def test_only_its_own_tenant_wakes_an_instance() -> None:
+    async with World() as world:
+        await world.wish(ProvisionInstance)
+        await world.wish(StopInstance)
+        await world.until_settled(STOPPED)
+        world.store.rows[INSTANCE] = world.row.evolve(stopped_by="policy")
+        for tenant, status in (("tenant-b", STOPPED), (TENANT, READY)):
+            wake = WakeInstance(tenant=tenant, instance_id=INSTANCE, generation=2, not_after_ms=2**50)
+            await world.deliver(delivered(wake))
+            await asyncio.sleep(0.1)
+            await world.until_status(status)
+
+
 async def test_delete_during_a_hanging_driver_call_acts_at_its_end() -> None:
     async with World(limits=limits(call_s=0.5)) as world:
         hanging = asyncio.Event()

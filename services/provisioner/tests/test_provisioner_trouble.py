@@ -17,7 +17,7 @@ from hatchery_common.contracts.operations import InstanceStepFinished
 from hatchery_common.contracts.routes import RouteState
 from hatchery_provisioner.domain.errors import DriverAmbiguous, DriverCapacity, DriverPermanent, DriverTransient
 from hatchery_provisioner.domain.instance import Power
-from provisioner_fakes import INSTANCE, World, limits, raising
+from provisioner_fakes import World, limits, raising
 
 READY, STOPPED, ERROR, DELETED = (
     InstanceStatus.READY,
@@ -62,6 +62,23 @@ async def test_permanent_failure_names_reason_and_remedy(where: str) -> None:
         failed = [one for one in world.store.told(InstanceStepFinished) if not one.ok]
         assert [(one.reason, one.log_tail) for one in failed] == [("disk_full", ("the last line",))]
         await world.wish(ProvisionInstance)
+        await world.until_settled(READY)
+
+
+async def test_what_machines_run_may_be_gone_at_the_start_of_an_existing_one() -> None:
+    async with World() as world:
+        world.driver.before["prepare_image"] = raising(
+            None, None, DriverPermanent("openclaw_not_installed", "not there")
+        )
+        await world.wish(ProvisionInstance)
+        await world.until_settled(READY)
+        await world.wish(StopInstance)
+        await world.until_settled(STOPPED)
+        await world.wish(StartInstance)
+        await world.until_settled(ERROR)
+        assert world.store.ended()[-1] == ("op_3", "failed", "openclaw_not_installed")
+        assert world.driver.calls.count("start") == 1
+        await world.wish(StartInstance)
         await world.until_settled(READY)
 
 
@@ -245,34 +262,6 @@ async def test_a_stranger_who_stays_ends_in_an_error_that_names_the_port() -> No
         await world.until_settled(ERROR)
         assert world.row.reason == "port_taken"
         assert "port 9; remedy: end the program that holds the port" in (world.row.message or "")
-
-
-async def test_what_outlives_its_machine_is_stopped_before_it_is_called_stopped() -> None:
-    async with World(limits=limits(backoff_first_s=5)) as world:
-        await world.wish(ProvisionInstance)
-        await world.until_settled(READY)
-        (machine,) = world.driver.machines.values()
-        machine.running, machine.headless = False, True
-        world.reconciler.poke(INSTANCE)
-        await world.until(lambda: world.row.not_before_ms is not None)
-        assert "stop" not in world.driver.calls
-        assert world.row.route_state is RouteState.STOPPED
-        await world.wish(StopInstance)
-        await world.until_settled(STOPPED)
-        assert (world.driver.calls.count("stop"), machine.headless) == (1, False)
-
-
-async def test_what_outlives_its_machine_is_stopped_before_the_next_start() -> None:
-    async with World() as world:
-        await world.wish(ProvisionInstance)
-        await world.until_settled(READY)
-        (machine,) = world.driver.machines.values()
-        machine.running, machine.headless = False, True
-        world.reconciler.poke(INSTANCE)
-        await world.until(lambda: machine.boots == 2)
-        calls = [name for name in world.driver.calls if name in ("start", "stop")]
-        assert (calls, machine.headless) == (["start", "stop", "start"], False)
-        await world.until_settled(READY)
 
 
 async def test_a_driver_that_breaks_ends_in_error_and_can_be_deleted() -> None:

@@ -5,11 +5,20 @@ from __future__ import annotations
 import asyncio
 
 from hatchery_common.contracts.gateways import ProbeResponse, ProbeStage
-from hatchery_common.contracts.instances import InstanceMetered, InstanceStatus, ProvisionInstance, StartInstance
+from hatchery_common.contracts.instances import (
+    InstanceEvent,
+    InstanceMetered,
+    InstanceStatus,
+    ProvisionInstance,
+    StartInstance,
+    StopInstance,
+)
+from hatchery_common.contracts.routes import RouteState
 from hatchery_common.errors import DependencyUnavailable
 from provisioner_fakes import INSTANCE, World, limits
 
-READY, DEGRADED, ERROR = InstanceStatus.READY, InstanceStatus.DEGRADED, InstanceStatus.ERROR
+READY, STOPPED = InstanceStatus.READY, InstanceStatus.STOPPED
+DEGRADED, ERROR = InstanceStatus.DEGRADED, InstanceStatus.ERROR
 REFUSED = ProbeResponse(ok=False, stage=ProbeStage.HELLO, detail="unauthorized")
 
 
@@ -96,3 +105,65 @@ async def test_a_boot_that_was_called_ended_in_error_goes_on_from_its_total() ->
         await world.until_settled(READY)
     readings = [one.seconds_total for one in world.store.told(InstanceMetered)]
     assert readings == sorted(readings)
+
+
+async def test_a_machine_that_keeps_ending_while_it_is_awaited_is_told_as_lost() -> None:
+    """From the second time on its row holds the end of an earlier pause."""
+    async with World(limits=limits(max_attempts=9)) as world:
+        world.controllers.set("live")
+        await world.wish(ProvisionInstance)
+        for boot in (1, 2, 3):
+            await world.until(lambda boot=boot: [one.boots for one in world.driver.machines.values()] == [boot])
+            await world.until(lambda: world.row.machine is not None and world.row.machine.boot_id is not None)
+            await asyncio.sleep(0.05)
+            (machine,) = world.driver.machines.values()
+            machine.running = False
+            world.controllers.set("live")
+        world.controllers.set("ready")
+        await world.until_settled(READY)
+    assert {reason for _, reason in world.store.failed_steps()} == {"machine_lost"}
+
+
+async def test_a_start_during_our_own_stop_is_no_crash() -> None:
+    async with World() as world:
+        await world.wish(ProvisionInstance)
+        await world.until_settled(READY)
+
+        async def changed_mind() -> None:
+            world.driver.after.pop("stop")
+            await world.wish(StartInstance)
+
+        world.driver.after["stop"] = changed_mind
+        await world.wish(StopInstance)
+        await world.until(lambda: [one.boots for one in world.driver.machines.values()] == [2])
+        await world.until_settled(READY)
+        assert (world.row.attempts, world.row.not_before_ms) == (0, None)
+    assert "machine_lost" not in {event.state.reason for event in world.store.told(InstanceEvent)}
+
+
+async def test_what_outlives_its_machine_is_stopped_before_it_is_called_stopped() -> None:
+    async with World(limits=limits(backoff_first_s=5)) as world:
+        await world.wish(ProvisionInstance)
+        await world.until_settled(READY)
+        (machine,) = world.driver.machines.values()
+        machine.running, machine.headless = False, True
+        world.reconciler.poke(INSTANCE)
+        await world.until(lambda: world.row.not_before_ms is not None)
+        assert "stop" not in world.driver.calls
+        assert world.row.route_state is RouteState.STOPPED
+        await world.wish(StopInstance)
+        await world.until_settled(STOPPED)
+        assert (world.driver.calls.count("stop"), machine.headless) == (1, False)
+
+
+async def test_what_outlives_its_machine_is_stopped_before_the_next_start() -> None:
+    async with World() as world:
+        await world.wish(ProvisionInstance)
+        await world.until_settled(READY)
+        (machine,) = world.driver.machines.values()
+        machine.running, machine.headless = False, True
+        world.reconciler.poke(INSTANCE)
+        await world.until(lambda: machine.boots == 2)
+        calls = [name for name in world.driver.calls if name in ("start", "stop")]
+        assert (calls, machine.headless) == (["start", "stop", "start"], False)
+        await world.until_settled(READY)

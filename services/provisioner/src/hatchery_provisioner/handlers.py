@@ -77,7 +77,7 @@ async def wake_instance(
             return
         held = await work.lock(command.instance_id)
         timely = may_wake(held, generation=command.generation, not_after_ms=command.not_after_ms, now_ms=now_ms)
-        if held is None or not timely:
+        if held is None or held.tenant != command.tenant or not timely:
             return
         await record(work, held, wake(held, now_ms), limits=limits, now_ms=now_ms)
     poke(command.instance_id)

@@ -51,8 +51,11 @@ _POWER = {
 }
 
 
-def fold(instance: Instance, seen: Observation, limits: Limits, now_ms: int) -> Instance:
-    """The instance after a look at its current machine; of one that was seen absent, too: the look may have erred."""
+def fold(instance: Instance, seen: Observation, limits: Limits, now_ms: int, *, by_us: bool = False) -> Instance:
+    """The instance after a look at its current machine; of one that was seen absent, too: the look may have erred.
+
+    `by_us`: we have just stopped it, whatever is wished by now.
+    """
     machine = instance.machine
     if machine is None or not may_exist(instance):
         return instance
@@ -71,7 +74,8 @@ def fold(instance: Instance, seen: Observation, limits: Limits, now_ms: int) -> 
             endpoint_uid=seen.endpoint_uid if seen.endpoint else machine.endpoint_uid,
             controller_uid=seen.controller_uid if seen.controller else machine.controller_uid,
         )
-    after = _ended_by_itself(instance, seen, limits, now_ms) if machine.boot_id else instance
+    lost = machine.boot_id is not None and not by_us
+    after = _ended_by_itself(instance, seen, limits, now_ms) if lost else instance
     if seen.phase is not Phase.ABSENT:
         stage = MachineStage.CREATED
     else:  # a ghost: the row is there, the machine is not

@@ -42,16 +42,16 @@ class Looker:
         return await self.store(instance, machine, seen, reading=reading)
 
     async def store(
-        self, instance: Instance, machine: Machine, seen: Observation, *, reading: bool = False
+        self, instance: Instance, machine: Machine, seen: Observation, *, reading: bool = False, by_us: bool = False
     ) -> Instance:
-        """Store one observation of a machine, current or being removed."""
+        """Store one observation of a machine, current or being removed; `by_us` of one that we have just stopped."""
         bench = self._bench
         due = self._is_due(machine, seen) or (reading and seen.phase is Phase.RUNNING)
 
         def decide(held: Instance) -> Change | None:
             if held.machine is None or held.machine.machine_id != machine.machine_id:
                 return None
-            after = fold(held, seen, bench.limits, bench.now_ms())
+            after = fold(held, seen, bench.limits, bench.now_ms(), by_us=by_us)
             off = after.machine is not None and (after.machine.power is Power.OFF or after.machine.is_headless)
             # nobody is led to an endpoint where nothing, or by now something else, listens
             closed = RouteState.STOPPED if off and held.route_state in _OPEN else None
@@ -63,7 +63,7 @@ class Looker:
             await self._meter(work, instance, machine, seen)
 
         current = instance.machine is not None and instance.machine.machine_id == machine.machine_id
-        unchanged = not current or fold(instance, seen, bench.limits, bench.now_ms()) == instance
+        unchanged = not current or fold(instance, seen, bench.limits, bench.now_ms(), by_us=by_us) == instance
         if unchanged and not due:
             return instance
         return await bench.apply(decide, extra=meter if due else None)

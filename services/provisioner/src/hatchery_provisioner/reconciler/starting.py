@@ -88,6 +88,7 @@ class Starting:
         try:
             # the step's first transaction compares the epoch just before the effect, the last one just after it
             async with bench.step("start_gateway", instance):
+                await bench.call(bench.tools.driver.prepare_image())  # it may have gone since the machine was created
                 secrets = bench.tools.secrets.of(machine.machine_id)
                 begun = True
                 placement = await bench.call(bench.tools.driver.start(bench.ref(machine), secrets))
@@ -157,9 +158,10 @@ class Starting:
         before = await self._bench.read()
         instance = await self._looker.look(before)
         same = instance.machine is not None and instance.machine.machine_id == machine.machine_id
-        if same and next_step(instance, self._bench.now_ms()) is Step.WAIT_READY:
+        now_ms = self._bench.now_ms()
+        if same and next_step(instance, now_ms) is Step.WAIT_READY:
             return instance
-        if same and instance.generation == before.generation and next_step(before, 0) is Step.WAIT_READY:
+        if same and instance.generation == before.generation and next_step(before, now_ms) is Step.WAIT_READY:
             raise MachineLost(Reason.MACHINE_LOST, instance.message or "the machine ended by itself")
         raise Superseded
 

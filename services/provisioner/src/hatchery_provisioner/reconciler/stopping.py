@@ -56,7 +56,7 @@ class Stopping:
         await bench.call(bench.tools.driver.stop(bench.ref(machine), grace_s=grace_s), grace_s + _MARGIN_S)
         reach("provisioner.after_stop_effect")
         seen = await look_at(bench, machine)
-        await self._looker.store(await bench.read(), machine, seen)
+        await self._looker.store(await bench.read(), machine, seen, by_us=True)
         if seen.phase not in (Phase.STOPPED, Phase.ABSENT):
             raise DriverTransient("still_running", f"the machine is still {seen.phase.value} after it was stopped")
 
