@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 
 REMEDY = (
-    "run the stack as root, so that each gateway has a user of its own; or, if all your users may reach each other's data, "
-    "say so: hatchery up --trust-all-users"
+    "run the stack as root, HATCHERY_PROVISIONER_SEPARATE_USERS unset, so that each gateway has a user of its own; "
+    "or, if all your users may reach each other's data, say so: hatchery up --trust-all-users"
 )
 _SEPARATE = "HATCHERY_PROVISIONER_SEPARATE_USERS"
 _TRUST = "HATCHERY_PROVISIONER_TRUST_ALL_USERS"
