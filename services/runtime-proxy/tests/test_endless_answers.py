@@ -6,13 +6,16 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import cast
 
 import pytest
 from hatchery_common.contracts.gateways import PROBE, ProbeRequest, ProbeStage
 from hatchery_common.testing.fake_gateway.wire import Request, Response, Server
+from hatchery_runtime_proxy.adapters.controller import HttpControllers
+from hatchery_runtime_proxy.adapters.openclaw import OpenClawGateways
 from hatchery_runtime_proxy.handlers.probe import DEADLINE_S, machine_of, probe_gateway
-from hatchery_runtime_proxy.ports import Gateways, GatewayTimeout, Hello, Identity, Machine
+from hatchery_runtime_proxy.ports import ControllerUnreachable, Gateways, GatewayTimeout, Hello, Identity, Machine
 from proxy_stage import ANN, Proxy
 from structlog.testing import capture_logs
 
@@ -157,3 +160,33 @@ async def test_a_refusal_that_breaks_off_is_a_gateway_that_cannot_be_reached(pro
     async with raw(proxy, break_off):
         answer = await proxy.runtime.post("/v1/responses", json=ASKED, headers=proxy.headers())
     assert (answer.status_code, answer.json()["error_detail"]["code"]) == (502, "gateway_connection_lost")
+
+
+async def test_an_answer_that_drips_is_late_as_a_whole(proxy: Proxy) -> None:
+    talker = Talker(200, b"x", 0.1)
+    gateways, controllers = OpenClawGateways(bytes(32), tool_timeout_s=0.5), HttpControllers(bytes(32), timeout_s=0.5)
+    async with talking(proxy, talker) as machine, asyncio.timeout(5):
+        with pytest.raises(GatewayTimeout):
+            await gateways.post(machine, "/tools/invoke", {}, {})
+        with pytest.raises(ControllerUnreachable):
+            await controllers.state(replace(machine, controller=machine.endpoint))
+    await gateways.close()
+    await controllers.close()
+
+
+async def test_a_pause_within_an_event_is_not_filled(proxy: Proxy) -> None:
+    halves = (CREATED + b"event: response.out", b"put_text.delta\ndata: {}\n\n")
+
+    async def pause(writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED + b"%x\r\n%s\r\n" % (len(halves[0]), halves[0]))
+        await writer.drain()
+        await asyncio.sleep(0.7)
+        writer.write(b"%x\r\n%s\r\n" % (len(halves[1]), halves[1]))
+        await writer.drain()
+
+    async with (
+        raw(proxy, pause),
+        proxy.runtime.stream("POST", "/v1/responses", json=ASKED, headers=proxy.headers()) as answer,
+    ):
+        body = b"".join([piece async for piece in answer.aiter_bytes()])
+    assert b"event: response.output_text.delta\n" in body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -19,7 +20,7 @@ class HttpControllers:
     """The port `Controllers` over httpx."""
 
     def __init__(self, key: bytes, timeout_s: float = 5.0) -> None:
-        self._key = key
+        self._key, self._timeout = key, timeout_s
         self._http = httpx.AsyncClient(trust_env=False, timeout=timeout_s)
 
     async def close(self) -> None:
@@ -41,11 +42,14 @@ class HttpControllers:
         url = f"{machine.controller}{path}"
         checked = before_sending(machine.controller_uid)
         try:
-            async with self._http.stream(method, url, json=body, headers=headers, extensions=checked) as answer:
+            async with (
+                asyncio.timeout(self._timeout),  # of the whole: httpx counts each read alone
+                self._http.stream(method, url, json=body, headers=headers, extensions=checked) as answer,
+            ):
                 read = await read_bytes(answer, _MOST_BYTES)
         except StrangerAnswers as error:
             raise ControllerUnreachable("another program answers in the controller's place") from error
-        except (httpx.HTTPError, Unreadable) as error:
+        except (TimeoutError, httpx.HTTPError, Unreadable) as error:
             raise ControllerUnreachable(f"the controller does not answer: {type(error).__name__}") from error
         if answer.status_code == 409:
             raise Conflict("this machine is being stopped")

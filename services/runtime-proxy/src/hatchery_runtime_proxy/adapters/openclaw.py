@@ -117,14 +117,19 @@ class OpenClawGateways:
         url = f"{machine.endpoint}{path}"
         checked = before_sending(machine.endpoint_uid)
         try:
-            async with self._http.stream(
-                "POST", url, json=body, headers=sent, timeout=self._tool_timeout, extensions=checked
-            ) as answer:
+            async with (
+                asyncio.timeout(
+                    self._tool_timeout
+                ),  # httpx counts each read alone: a machine may say a byte now and then
+                self._http.stream(
+                    "POST", url, json=body, headers=sent, timeout=self._tool_timeout, extensions=checked
+                ) as answer,
+            ):
                 _refuse_identity_errors(answer.status_code)
                 read = await read_bytes(answer, MAX_FRAME)
         except StrangerAnswers as error:
             raise GatewayUnreachable(STRANGER) from error
-        except httpx.TimeoutException as error:
+        except (TimeoutError, httpx.TimeoutException) as error:
             raise GatewayTimeout(f"the gateway did not answer {path} in time") from error
         except (httpx.HTTPError, Unreadable) as error:
             raise GatewayUnreachable(f"no answer from {path}: {type(error).__name__}") from error

@@ -86,7 +86,8 @@ async def _relay(
         while True:
             due = await _silence(upcoming, watchdog)
             if due is Due.STATUS:
-                yield sse("status", {"phase": "waiting"})
+                if not answer.gap:  # in the middle of an event it would tear that apart
+                    yield sse("status", {"phase": "waiting"})
                 continue
             if due is not None:
                 yield answer.gap + _error(due.value, MESSAGES[due])
