@@ -246,3 +246,11 @@ async def test_a_subscription_is_told_of_its_dead_message_until_it_has_taken_not
     await bus.subscribe([Subscription(OpenAccount, refuse, on_dead=note)])
     await bus.publish(OpenAccount(tenant="t1"), id="bad")
     await until(lambda: told == [("bad", "t1")] * 2)
+
+
+async def test_an_open_that_failed_leaves_nothing_that_goes_on_connecting(own_nats: NatsServer) -> None:
+    before = asyncio.all_tasks()
+    with pytest.raises(BusUnavailable, match=f"no bus at {own_nats.url}"):
+        await Connection(own_nats.url, "early").open(0.5)
+    await asyncio.sleep(0.1)
+    assert not {task.get_name(): task for task in asyncio.all_tasks() - before}

@@ -59,7 +59,7 @@ class Connection:
             return
         connecting.cancel()
         await asyncio.wait({connecting}, timeout=1.0)
-        await self._shut(self._client)
+        await self._quiet(self._client)  # what never opened is not opened again
         if refused.done():
             hint = "render the server's authorization again: hatchery bus config"
             raise Refused(f"the bus does not accept {self.name}: {refused.result()}", hint=hint)
