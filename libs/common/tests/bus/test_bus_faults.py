@@ -248,9 +248,17 @@ async def test_a_subscription_is_told_of_its_dead_message_until_it_has_taken_not
     await until(lambda: told == [("bad", "t1")] * 2)
 
 
-async def test_an_open_that_failed_leaves_nothing_that_goes_on_connecting(own_nats: NatsServer) -> None:
+@pytest.mark.parametrize("within_s", [0.0, 0.001, 0.01, 0.3])
+async def test_an_open_that_failed_or_was_given_up_leaves_nothing_that_goes_on_connecting(
+    own_nats: NatsServer, within_s: float
+) -> None:
     before = asyncio.all_tasks()
     with pytest.raises(BusUnavailable, match=f"no bus at {own_nats.url}"):
-        await Connection(own_nats.url, "early").open(0.5)
+        await Connection(own_nats.url, "early").open(within_s)
+    opening = asyncio.create_task(Connection(own_nats.url, "early").open())
+    await asyncio.sleep(within_s)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
     await asyncio.sleep(0.1)
-    assert not {task.get_name(): task for task in asyncio.all_tasks() - before}
+    assert not asyncio.all_tasks() - before

@@ -52,14 +52,18 @@ class Connection:
         """Connect; raises Refused when the server does not know the key, BusUnavailable after the deadline."""
         self._refused = asyncio.get_running_loop().create_future()
         connecting = asyncio.ensure_future(self._connect(self._client))
-        await asyncio.wait({connecting, self._refused}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        refused, self._refused = self._refused, None
-        if connecting.done():
-            await connecting
-            return
-        connecting.cancel()
-        await asyncio.wait({connecting}, timeout=1.0)
-        await self._quiet(self._client)  # what never opened is not opened again
+        try:
+            await asyncio.wait({connecting, self._refused}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            refused, self._refused = self._refused, None
+            opened = connecting.done()
+            while not connecting.done():  # Python 3.11 loses a cancellation that meets the end of a dial
+                connecting.cancel()
+                await asyncio.wait({connecting}, timeout=0.3)
+            if not opened:
+                await self._quiet(self._client)  # what never opened is not opened again
+        if opened:
+            return await connecting
         if refused.done():
             hint = "render the server's authorization again: hatchery bus config"
             raise Refused(f"the bus does not accept {self.name}: {refused.result()}", hint=hint)
@@ -264,10 +268,9 @@ class Connection:
         self._timeouts = 0
 
     async def _reopen(self) -> None:
-        old = self._client
         await self._on_disconnected()
-        if not old.is_closed:
-            await self._quiet(old)
+        if not self._client.is_closed:
+            await self._quiet(self._client)
         while True:
             if await self._reopened():
                 break
