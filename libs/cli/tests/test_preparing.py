@@ -57,3 +57,18 @@ def test_what_nobody_foresaw_is_told_with_its_traceback(layout: Layout) -> None:
     assert started.returncode == 1
     assert "Traceback" in started.stderr
     assert "error[prepare_failed]: the database or the bus could not be prepared: NotADirectoryError" in started.stderr
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://boss@127.0.0.1:1/none?sslmode=nonsense", "mysql://boss@127.0.0.1:1/none"]
+)
+def test_what_no_driver_can_read_is_told_at_once(layout: Layout, url: str) -> None:
+    layout.root_key()
+    layout.remember(Choices(database_url=url, nats_url=NOWHERE))
+    migrated = hatchery("db", "migrate", "--json", "--database-url", url, "--dir", str(layout.root))
+    assert migrated.returncode == 1
+    error = json.loads(migrated.stdout)["error"]
+    assert error["code"] == "database_refused"
+    assert "--database-url" in error["hint"]
+    started = hatchery("run", "--prepare", "--stack", str(layout.root))
+    assert "error[database_refused]" in started.stderr

@@ -7,6 +7,7 @@ from hatchery_cli.embedded.layout import Choices, Layout
 from hatchery_cli.errors import NotRunning
 from hatchery_cli.target import find_target
 from hatchery_common.errors import SetupError
+from hatchery_common.settings import NatsSettings
 
 KEY = "ab" * 32
 URL = "postgresql://boss:pw@db:5432/hatchery"
@@ -57,3 +58,9 @@ def test_what_is_missing_is_named(layout: Layout, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("HATCHERY_ROOT_KEY", "nonsense")
     with pytest.raises(SetupError, match="not hex"):
         find_target(None, database=URL)
+
+
+def test_where_no_bus_is_named_it_is_the_one_that_services_ask(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HATCHERY_DIR", str(layout.root / "none"))
+    monkeypatch.setenv("HATCHERY_ROOT_KEY", KEY)
+    assert find_target(None, database=URL).nats_url == NatsSettings.model_fields["url"].default

@@ -14,7 +14,7 @@ from hatchery_common.bus.jetstream import JetStream
 from hatchery_common.bus.topology import Report
 from hatchery_common.bus.topology import migrate as migrate_topology
 from hatchery_common.database import Database, translated
-from hatchery_common.errors import Refused
+from hatchery_common.errors import DependencyUnavailable, Refused
 from hatchery_common.migrate import SchemaVersion, ensure_roles, upgrade, version
 from hatchery_common.service import Service
 
@@ -23,6 +23,7 @@ from hatchery_cli.embedded.layout import Choices, Layout
 from hatchery_cli.embedded.stack import database_url, nats_url
 from hatchery_cli.errors import DatabaseRefused
 from hatchery_cli.rendering import authorization, nkey_seed, role_password, role_url, write_secrets
+from hatchery_cli.urls import CHECK_DATABASE_URL, not_a_database_url, require_database_url
 
 _RELOAD_S = 10.0
 
@@ -57,18 +58,29 @@ async def create_database(admin_url: str) -> None:
 
 @contextmanager
 def refused_login(url: str) -> Generator[None]:
-    """Turn Postgres' answers to a wrong login and to a missing database into DatabaseRefused; other errors pass."""
+    """Turn Postgres' answers to a wrong login and to a missing database, and a wrong URL, into DatabaseRefused.
+
+    Other errors pass.
+    """
+    require_database_url(url)
     parts = urlsplit(url)
     place = f"{parts.hostname}:{parts.port or 5432}"
-    check = "check --database-url (or HATCHERY_ADMIN_DATABASE_URL)"
     try:
         yield
     except asyncpg.InvalidAuthorizationSpecificationError as error:
         raise DatabaseRefused(
-            f"Postgres at {place} refuses the login: {error}", hint=f"{check}: user and password"
+            f"Postgres at {place} refuses the login: {error}", hint=f"{CHECK_DATABASE_URL}: user and password"
         ) from error
     except asyncpg.InvalidCatalogNameError as error:
-        raise DatabaseRefused(f"Postgres at {place}: {error}", hint=f"create the database first, or {check}") from error
+        raise DatabaseRefused(
+            f"Postgres at {place}: {error}", hint=f"create the database first, or {CHECK_DATABASE_URL}"
+        ) from error
+    except asyncpg.ClientConfigurationError as error:
+        raise not_a_database_url(str(error)) from error
+    except DependencyUnavailable as error:  # what the driver cannot read is no outage, however often it is tried
+        if isinstance(error.__cause__, asyncpg.ClientConfigurationError):
+            raise not_a_database_url(str(error.__cause__)) from error
+        raise
 
 
 async def migrate_databases(root: bytes, services: Sequence[Service], admin_url: str) -> list[SchemaVersion]:

@@ -13,6 +13,7 @@ from hatchery_common.log import configure
 from hatchery_cli.embedded.layout import Choices, Layout, default_directory
 from hatchery_cli.embedded.stack import database_url, nats_url
 from hatchery_cli.errors import NotRunning
+from hatchery_cli.urls import require_database_url
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def find_target(
 ) -> Target:
     """The stack in the directory; where none is named, HATCHERY_ROOT_KEY with the given URLs (compose, external servers)."""
     silence_logs()
+    require_database_url(database)
     layout = Layout(directory.absolute() if directory else default_directory())
     given = os.environ.get("HATCHERY_ROOT_KEY")
     if layout.exists and (given is None or directory is not None or _is_key_of(layout, given)):
@@ -59,7 +61,7 @@ def find_target(
         raise SetupError("HATCHERY_ROOT_KEY is not hex", hint="32 bytes in hex: openssl rand -hex 32") from error
     if need_database and database is None:
         raise SetupError("no database is named", hint="set HATCHERY_ADMIN_DATABASE_URL or pass --database-url")
-    return Target(root_key, database or "", bus or "nats://127.0.0.1:4222", None, Choices())
+    return Target(root_key, database or "", bus or nats_url(Choices()), None, Choices())
 
 
 def _is_key_of(layout: Layout, given: str) -> bool:

@@ -64,7 +64,8 @@ def _show(body: dict[str, Any]) -> None:
     console.print(f"[bold]{body['phase']}[/] in {body['directory']}, {body['url']}")
     if body["error"]:
         console.print(f"error[{body['error']['code']}]: {body['error']['message']}", markup=False)
-        console.print(f"  → {body['error']['hint']}", markup=False)
+        if body["error"]["hint"]:
+            console.print(f"  → {body['error']['hint']}", markup=False)
     for note in [*body["notes"], *([body["isolation"]] if body["isolation"] else [])]:
         console.print(f"note: {note}", markup=False)
     if body["phase"] == "stopped":

@@ -7,12 +7,18 @@ from typing import Annotated
 
 import typer
 
+from hatchery_cli.embedded.layout import LAST_PORT
 from hatchery_cli.options import Directory
 
 app = typer.Typer(add_completion=False)
 Port = Annotated[
     int | None,
-    typer.Option(help="First port; the stack uses PORT to PORT+299.", show_default="the last one, at first 8800"),
+    typer.Option(
+        min=1,
+        max=LAST_PORT,
+        help="First port; the stack uses PORT to PORT+299.",
+        show_default="the last one, at first 8800",
+    ),
 ]
 Processes = Annotated[
     bool | None,

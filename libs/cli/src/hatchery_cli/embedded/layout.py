@@ -7,7 +7,8 @@ import json
 import os
 import secrets
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from hatchery_cli.embedded.places import require_writable
 from hatchery_cli.errors import StateDamaged
 
 DEFAULT_PORT = 8800
+SPAN = 300  # ports of one stack
+LAST_PORT = 65535 - SPAN + 1
 SERVICES = ("api", "provisioner", "billing", "agent", "runtime-proxy")
 
 
@@ -81,6 +84,12 @@ class Choices:
     def part_of(self, service: str) -> str:
         """The part, and so the log, that the service runs in."""
         return service if self.processes else "services"
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Choices:
+        """What was stored, as far as this version knows it: a newer one may have kept more."""
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
 
 
 @dataclass(frozen=True)
@@ -193,12 +202,12 @@ class Layout:
     def choices(self) -> Choices:
         """What the stack runs with: what an `up` is trying now, else what was proven last."""
         values = read_json(self.attempt_file)
-        return Choices(**values) if values else self.remembered()
+        return Choices.read(values) if values else self.remembered()
 
     def remembered(self) -> Choices:
         """What the last stack that got ready ran with; the defaults for a new directory."""
         values = read_json(self.choices_file)
-        return Choices(**values) if values else Choices()
+        return Choices.read(values or {})
 
     def attempt(self, choices: Choices) -> None:
         """Use these for the start that follows, without keeping them for another."""

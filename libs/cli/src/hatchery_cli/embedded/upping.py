@@ -25,6 +25,7 @@ from hatchery_cli.embedded.supervisor import Condition
 from hatchery_cli.embedded.welcome import welcome
 from hatchery_cli.errors import AlreadyRunning, ServerFailed
 from hatchery_cli.terminal import Patient
+from hatchery_cli.urls import require_database_url
 
 _DETACHED_WITHIN_S = 1800.0  # longer than any part of it waits for itself
 _ENDS_WITHIN_S = 35.0
@@ -57,7 +58,9 @@ def run_up(
     if tried is None:
         given = {"port": port, "nats_url": nats_url, "database_url": database_url, "processes": processes,
                  "trust_all_users": trust_all_users}  # fmt: skip
-        choices, note = chosen(layout.remembered(), given), install()
+        choices = chosen(layout.remembered(), given)
+        require_database_url(choices.database_url)
+        note = install()
     else:  # we are the child of a detached start, which has chosen and installed
         choices, note = layout.choices(), tried
     if detach:
