@@ -6,11 +6,10 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from hatchery_common.bus import Delivery
-from hatchery_common.clock import SystemClock
 from hatchery_common.contracts.base import Message
 from hatchery_common.contracts.gateways import ProbeRequest, ProbeResponse, ProbeStage
 from hatchery_common.contracts.instances import InstanceCommand, InstanceStatus, ProvisionInstance, WakeInstance
@@ -94,6 +93,16 @@ class FakeSecrets:
         return BootSecrets("token", "x-hatchery-0", f"owner@{machine_id}", f"svc@{machine_id}", {})
 
 
+class MovedClock:
+    """The machine's own clock, moved ahead by as much as a test says."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
 _numbers = itertools.count(1)
 
 
@@ -120,6 +129,7 @@ class World:
     store: MemoryStore = field(default_factory=MemoryStore)
     driver: FakeDriver = field(default_factory=FakeDriver)
     limits: Limits = FAST
+    clock: MovedClock = field(default_factory=MovedClock)
     generation: int = 0
     sent: list[Delivery[Any]] = field(default_factory=list)
 
@@ -136,7 +146,7 @@ class World:
             self.controllers,
             self.prober,
             FakeSecrets(),
-            SystemClock(),
+            self.clock,
             self.limits,
             get_logger("test"),
         )
@@ -162,7 +172,7 @@ class World:
 
     async def deliver(self, delivery: Delivery[Any]) -> None:
         self.sent.append(delivery)
-        common = {"store": self.store, "clock": SystemClock(), "limits": self.limits, "poke": self.reconciler.poke}
+        common = {"store": self.store, "clock": self.clock, "limits": self.limits, "poke": self.reconciler.poke}
         if isinstance(delivery.message, WakeInstance):
             await wake_instance(delivery, **common)
         else:

@@ -252,6 +252,8 @@ def test_every_state_has_a_way_out() -> None:
     late = instance(deadline_ms=10, status=InstanceStatus.STARTING)
     assert overdue_reason(late, LIMITS, 9) is None
     assert overdue_reason(late, LIMITS, 10) == (Reason.START_DEADLINE, "it was not ready in time")
+    unseen = late.evolve(machine=machine(power=Power.UNKNOWN))
+    assert overdue_reason(unseen, LIMITS, 10) == (Reason.MACHINE_UNKNOWN, "the driver cannot see it")
     named = late.evolve(reason="no_free_port", message="no port")
     assert overdue_reason(named, LIMITS, 10) == ("no_free_port", "no port")
     crashed = instance(attempts=LIMITS.max_attempts + 1, reason=Reason.MACHINE_LOST, message="ended")

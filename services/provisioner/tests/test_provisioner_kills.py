@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from hatchery_common.clock import SystemClock
 from hatchery_common.database import Database, outbox
 from hatchery_common.testing.postgres import PostgresServer, fresh_database
 from hatchery_provisioner.adapters.leases import PostgresLeases
 from hatchery_provisioner.adapters.process import Range, identity
 from hatchery_provisioner.main import service
 from process_rig import ProcessRig, machine_ports
-from provisioner_fakes import SystemClock
 
 pytestmark = [pytest.mark.chaos, pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")]
 LIFE = Path(__file__).with_name("provisioner_life.py")

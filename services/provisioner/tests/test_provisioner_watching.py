@@ -13,6 +13,7 @@ from hatchery_common.contracts.instances import (
     StartInstance,
     StopInstance,
 )
+from hatchery_common.contracts.operations import InstanceStepFinished
 from hatchery_common.contracts.routes import RouteState
 from hatchery_common.errors import DependencyUnavailable
 from provisioner_fakes import INSTANCE, World, limits
@@ -122,6 +123,8 @@ async def test_a_machine_that_keeps_ending_while_it_is_awaited_is_told_as_lost()
         world.controllers.set("ready")
         await world.until_settled(READY)
     assert {reason for _, reason in world.store.failed_steps()} == {"machine_lost"}
+    failed = [one for one in world.store.told(InstanceStepFinished) if not one.ok]
+    assert [(one.step, one.log_tail) for one in failed] == [("wait_ready", ("the last line",))] * len(failed)
 
 
 async def test_a_start_during_our_own_stop_is_no_crash() -> None:

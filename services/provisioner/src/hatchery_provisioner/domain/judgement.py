@@ -28,6 +28,8 @@ def overdue_reason(instance: Instance, limits: Limits, now_ms: int) -> tuple[str
         if instance.reason == Reason.CONTROLLER_SILENT:
             return Reason.CONTROLLER_SILENT, instance.message or "its controller does not answer"
         return Reason.UNHEALTHY, instance.message or "the gateway did not recover"
+    if late and instance.machine is not None and instance.machine.power is Power.UNKNOWN:
+        return _last(instance, Reason.MACHINE_UNKNOWN), instance.message or "the driver cannot see it"
     if late:
         return _last(instance, Reason.START_DEADLINE), instance.message or "it was not ready in time"
     return None

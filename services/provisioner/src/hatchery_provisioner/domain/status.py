@@ -43,12 +43,21 @@ def settle(before: Instance | None, after: Instance, limits: Limits, now_ms: int
     status = derive(after)
     fields: dict[str, object] = {"status": status, "updated_at_ms": now_ms, "version": after.version + 1}
     if before is None or status is not before.status or after.generation != before.generation:
-        allowed = limits.of_status(status)
-        fields["deadline_ms"] = None if allowed is None else now_ms + int(allowed * 1000)
+        fields["deadline_ms"] = _deadline_ms(status, limits, now_ms)
     if before is None or status is not before.status:
         fields["since_ms"] = now_ms
     after = after.evolve(**fields)
     return after.evolve(conditions=conditions(after, now_ms))
+
+
+def _deadline_ms(status: InstanceStatus, limits: Limits, now_ms: int) -> int | None:
+    allowed = limits.of_status(status)
+    return None if allowed is None else now_ms + int(allowed * 1000)
+
+
+def with_fresh_deadline(instance: Instance, limits: Limits, now_ms: int) -> Instance:
+    """The instance with the whole time of its status before it: nobody worked on it while there was no owner."""
+    return instance.evolve(deadline_ms=_deadline_ms(instance.status, limits, now_ms))
 
 
 def conditions(instance: Instance, now_ms: int) -> tuple[Condition, ...]:
@@ -111,6 +120,7 @@ def is_told(before: Instance | None, after: Instance) -> bool:
         return True
 
     def told(one: Instance) -> tuple[object, ...]:
-        return (one.name, one.status, one.generation, one.desired, one.operation, one.reason, one.message)
+        wish = (one.name, one.generation, one.desired, one.operation)
+        return (*wish, one.status, one.deadline_ms, one.reason, one.message)
 
     return told(before) != told(after)

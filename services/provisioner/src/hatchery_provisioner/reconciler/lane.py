@@ -10,6 +10,7 @@ from hatchery_provisioner.domain.errors import DriverError, DriverPermanent, Por
 from hatchery_provisioner.domain.instance import Instance, Machine, Power
 from hatchery_provisioner.domain.judgement import overdue_reason
 from hatchery_provisioner.domain.reasons import Reason, explained
+from hatchery_provisioner.domain.status import with_fresh_deadline
 from hatchery_provisioner.domain.steps import Step, next_step
 from hatchery_provisioner.domain.wishes import fail
 from hatchery_provisioner.reconciler.looking import Looker
@@ -25,10 +26,14 @@ _OVERDUE = (Reason.STOP_OVERDUE, Reason.DELETE_OVERDUE)
 
 
 class Lane:
-    """The work on one instance; two lanes of one instance never run at once."""
+    """The work on one instance; two lanes of one instance never run at once.
 
-    def __init__(self, bench: Workbench) -> None:
+    `inherited`: its work began under an earlier owner, and this one has not taken it over yet.
+    """
+
+    def __init__(self, bench: Workbench, *, inherited: bool = False) -> None:
         self.bench = bench
+        self.inherited = inherited
         self.generation = 0
         self._looker = Looker(bench)
         self._starting = Starting(bench, self._looker)
@@ -53,7 +58,10 @@ class Lane:
 
     async def _pass(self, instance: Instance) -> bool:
         """One round; True when the lane may end."""
-        instance = await self._judge(await self._looker.look(instance))
+        instance = await self._looker.look(instance)
+        if self.inherited:
+            instance = await self._take_over()
+        instance = await self._judge(instance)
         step = next_step(instance, self.bench.now_ms())
         if step is Step.REST:
             after = await self._stopping.rest(instance)
@@ -63,6 +71,13 @@ class Lane:
             return False
         await self._do(step, instance)
         return False
+
+    async def _take_over(self) -> Instance:
+        """Deadlines count the time of an owner's work: what an earlier one left has all of it again; attempts stay."""
+        bench = self.bench
+        after = await bench.apply(lambda held: Change(with_fresh_deadline(held, bench.limits, bench.now_ms())))
+        self.inherited = False
+        return after
 
     async def _do(self, step: Step, instance: Instance) -> None:
         machine = instance.machine

@@ -23,6 +23,7 @@ class Reconciler:
         self._wake = Wake()
         self._lanes: dict[str, tuple[Lane, asyncio.Task[None]]] = {}
         self._not_before: dict[str, float] = {}
+        self._inherited: set[str] | None = None  # not known before the first look at the rows
 
     def poke(self, instance_id: str) -> None:
         """A wish was committed: look at this instance now."""
@@ -33,6 +34,7 @@ class Reconciler:
 
     async def run(self, ownership: Ownership) -> None:
         """Run until cancelled; ends by DependencyUnavailable when this process is no longer the owner."""
+        self._inherited = None
         try:
             while True:
                 await self._start_lanes(ownership.epoch)
@@ -47,6 +49,8 @@ class Reconciler:
         except DependencyUnavailable as error:
             self._tools.log.warning("provisioner.reconciler.waiting", reason=error.message)
             return
+        if self._inherited is None:
+            self._inherited = {due.instance_id for due in pending}
         now = asyncio.get_running_loop().time()
         for due in pending:
             held = self._lanes.get(due.instance_id)
@@ -55,20 +59,22 @@ class Reconciler:
                     held[0].bench.wake.set()  # accepted by another replica
             elif self._not_before.get(due.instance_id, 0.0) <= now:
                 self._not_before.pop(due.instance_id, None)
-                self._start_lane(due.instance_id, epoch)
+                self._start_lane(due.instance_id, epoch, inherited=due.instance_id in self._inherited)
 
-    def _start_lane(self, instance_id: str, epoch: int) -> None:
-        lane = Lane(Workbench(self._tools, instance_id, epoch))
+    def _start_lane(self, instance_id: str, epoch: int, *, inherited: bool) -> None:
+        lane = Lane(Workbench(self._tools, instance_id, epoch), inherited=inherited)
         task = asyncio.create_task(lane.run(), name=f"lane-{instance_id}")
         task.add_done_callback(lambda _: self._wake.set())
         self._lanes[instance_id] = (lane, task)
 
     def _reap(self) -> None:
         """Take ended lanes away; a broken one is started again after a pause, and others go on meanwhile."""
-        for instance_id, (_, task) in list(self._lanes.items()):
+        for instance_id, (lane, task) in list(self._lanes.items()):
             if not task.done():
                 continue
             del self._lanes[instance_id]
+            if self._inherited is not None and not lane.inherited:
+                self._inherited.discard(instance_id)
             error = None if task.cancelled() else task.exception()
             if isinstance(error, OwnershipLost):
                 raise DependencyUnavailable(error.message)
