@@ -7,7 +7,8 @@ import json
 import pytest
 from hatchery_cli.commands.status import app as status
 from hatchery_cli.commands.up import app as up
-from hatchery_cli.embedded.layout import LAST_PORT, Choices, Layout, Ports
+from hatchery_cli.embedded.layout import Choices, Layout, Ports
+from hatchery_cli.embedded.port_range import LAST_PORT
 from hatchery_cli.embedded.state import StateFile
 from hatchery_cli.errors import DatabaseRefused
 from typer.testing import CliRunner

@@ -14,10 +14,10 @@ import pytest
 from hatchery_cli.embedded import nats, postgres
 from hatchery_cli.embedded.budget import Budget
 from hatchery_cli.embedded.layout import Layout
+from hatchery_cli.embedded.leftovers import STOP_S
 from hatchery_cli.embedded.logs import rotate
 from hatchery_cli.embedded.machines import GATEWAYS_STOP_S, MACHINES_STOP_S
 from hatchery_cli.embedded.processes import wait_gone
-from hatchery_cli.embedded.stack import STOP_S
 from hatchery_cli.embedded.supervisor import Part, Supervisor
 from hatchery_cli.terminal import Patient
 

@@ -110,6 +110,9 @@ def test_a_stack_lives_crashes_and_resumes_with_its_machine(stack: Stack) -> Non
 
     os.kill(stack.status()["pid"], signal.SIGKILL)
     eventually(lambda: stack.status()["phase"] == "abandoned")
+    codes = {one["code"] for one in json.loads(stack("doctor", "--json").stdout)["findings"]}
+    assert {"abandoned", "service", "schema"} <= codes
+    assert not codes & {"port_taken", "service_not_ready", "part"}
     stack.up()
     eventually(is_ready)
     assert stack.status()["machines"]["running"] == 1

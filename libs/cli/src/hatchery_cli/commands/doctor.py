@@ -30,24 +30,30 @@ def doctor(directory: Directory = None, as_json: AsJson = False) -> None:
 
 def collect(directory: Any) -> list[Any]:
     """All findings."""
+    from hatchery_cli.doctor.findings import error
     from hatchery_cli.doctor.machine import check_machine
     from hatchery_cli.embedded.layout import Layout, default_directory
+    from hatchery_cli.embedded.leftovers import ABANDONED, is_abandoned, parts
     from hatchery_cli.embedded.stack import is_owned
     from hatchery_cli.embedded.state import read_state
 
     layout = Layout(directory.absolute() if directory else default_directory())
+    state = read_state(layout)
     running = is_owned(layout)
-    found = check_machine(layout, running=running)
-    if not running or any(one.code == "python_broken" for one in found):
+    abandoned = is_abandoned(state, owned=running)
+    left = parts(layout) if abandoned else []
+    found = [error(ABANDONED["code"], ABANDONED["message"], ABANDONED["hint"])] if abandoned else []
+    found += check_machine(layout, running=running, left=left)
+    if not (running or left) or any(one.code == "python_broken" for one in found):
         return found
     from hatchery_common.run import installed_services
 
     from hatchery_cli.doctor.stack import check_stack
     from hatchery_cli.target import find_target
 
-    parts = (read_state(layout) or {}).get("parts", {})
+    watched = (state or {}).get("parts", {}) if running else {}  # what a dead `up` saw of its parts says nothing of now
     services = list(installed_services().values())
-    return found + asyncio.run(check_stack(find_target(layout.root), services, parts))
+    return found + asyncio.run(check_stack(find_target(layout.root), services, watched))
 
 
 def _show(found: list[Any]) -> None:

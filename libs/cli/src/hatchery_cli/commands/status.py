@@ -31,16 +31,16 @@ def status(directory: Directory = None, as_json: AsJson = False) -> None:
 def collect(layout: Any) -> dict[str, Any]:
     """Everything about this stack that can be seen from outside."""
     from hatchery_cli.embedded.layout import Ports
+    from hatchery_cli.embedded.leftovers import ABANDONED, is_abandoned
     from hatchery_cli.embedded.machines import controllers
     from hatchery_cli.embedded.probe import readiness
     from hatchery_cli.embedded.stack import is_owned
-    from hatchery_cli.embedded.state import LIVING, read_state
+    from hatchery_cli.embedded.state import read_state
 
     state = read_state(layout) or {"phase": "stopped", "parts": {}, "events": [], "notes": [], "error": None}
     alive = is_owned(layout)
-    if not alive and state["phase"] in LIVING:
-        state |= {"phase": "abandoned", "error": {"code": "abandoned", "message": "`up` ended without stopping its parts",
-                                                  "hint": "run `hatchery up` (it resumes) or `hatchery down`"}}  # fmt: skip
+    if is_abandoned(state, owned=alive):
+        state |= {"phase": "abandoned", "error": ABANDONED}
     port = layout.choices().port
     services = asyncio.run(readiness(Ports(port))) if alive else {}
     parts_ready = all(part["state"] == "ready" for part in state["parts"].values())

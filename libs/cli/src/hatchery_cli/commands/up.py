@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hatchery_cli.embedded.layout import LAST_PORT
+from hatchery_cli.embedded.port_range import LAST_PORT
 from hatchery_cli.options import Directory
 
 app = typer.Typer(add_completion=False)

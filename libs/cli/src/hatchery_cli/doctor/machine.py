@@ -9,7 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import psutil
@@ -20,7 +20,8 @@ from hatchery_cli.embedded import nats, node, openclaw, postgres
 from hatchery_cli.embedded.cache import cache_root
 from hatchery_cli.embedded.isolation import REMEDY, missing_isolation
 from hatchery_cli.embedded.layout import Layout, Ports
-from hatchery_cli.embedded.places import closed_ancestor, free_mib, holder, is_port_free
+from hatchery_cli.embedded.places import closed_ancestor, free_mib, holder, is_port_free, listeners
+from hatchery_cli.embedded.port_range import SPAN
 from hatchery_cli.embedded.stack import environment
 from hatchery_cli.embedded.state import read_state
 
@@ -30,12 +31,12 @@ _REINSTALL = "remove .venv and run ./hatchery again"
 _GATEWAY_MIB = 1100
 
 
-def check_machine(layout: Layout, *, running: bool) -> list[Finding]:
-    """Everything about this machine, in the order in which it matters."""
+def check_machine(layout: Layout, *, running: bool, left: Collection[int] = ()) -> list[Finding]:
+    """Everything about this machine, in the order in which it matters; `left` are pids of our own parts without an `up`."""
     ports = Ports(layout.choices().port)
     found = [check_python(), check_packages(PACKAGES), check_memory(), *check_disk(layout), check_place(layout)]
-    found += [check_isolation(layout, running=running)]
-    found += [] if running else [check_ports(ports)]
+    found += [check_isolation(layout, running=running or bool(left))]
+    found += [] if running else [check_ports(ports, left)]
     return [*found, check_files(), check_nats(), check_postgres(), check_node(), check_openclaw(), check_docker()]
 
 
@@ -110,13 +111,19 @@ def check_isolation(layout: Layout, *, running: bool) -> Finding:
     return ok("isolation", "each gateway has a user of its own")
 
 
-def check_ports(ports: Ports) -> Finding:
-    """Whether the stack's ports are free."""
+def check_ports(ports: Ports, ours: Collection[int] = ()) -> Finding:
+    """Whether the stack's ports are free, or held by its own parts alone."""
     wanted = {**ports.of_services(), "NATS": ports.nats, "Postgres": ports.postgres}
-    taken = [f"{port} ({name}) by {holder(port)}" for name, port in wanted.items() if not is_port_free(port)]
+    held = {name: port for name, port in wanted.items() if not is_port_free(port)}
+    taken = [f"{port} ({name}) by {holder(port)}" for name, port in held.items() if not _is_held_by(ours, port)]
     if taken:
         return error("port_taken", f"in use: {', '.join(taken)}", "stop those, or choose others: hatchery up --port N")
-    return ok("ports", f"ports {ports.base} to {ports.base + 299} can be used")
+    return ok("ports", f"ports {ports.base} to {ports.base + SPAN - 1} can be used")
+
+
+def _is_held_by(pids: Collection[int], port: int) -> bool:
+    holders = listeners(port)
+    return bool(holders) and set(pids).issuperset(holders)
 
 
 def check_files() -> Finding:

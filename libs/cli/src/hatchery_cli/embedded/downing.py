@@ -8,9 +8,9 @@ import signal
 import time
 
 from hatchery_cli.embedded.layout import Layout
-from hatchery_cli.embedded.machines import controllers, stop_machines
+from hatchery_cli.embedded.leftovers import stop_all
 from hatchery_cli.embedded.processes import is_ours, wait_gone
-from hatchery_cli.embedded.stack import is_owned, settle
+from hatchery_cli.embedded.stack import is_owned
 from hatchery_cli.embedded.state import read_state, write_stopped
 from hatchery_cli.errors import StillRunning
 
@@ -25,8 +25,7 @@ def bring_down(layout: Layout, deadline_s: float = _DEADLINE_S) -> str:
     started = time.monotonic()
     running = is_owned(layout)
     extra = _end_up(layout, deadline_s) if running else ""
-    left = settle(layout) + len(controllers(layout.machines))
-    killed = stop_machines(layout.machines)
+    left, killed = stop_all(layout)
     layout.end_attempt()
     write_stopped(layout)
     if not running and not left:

@@ -13,18 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from hatchery_cli.embedded.places import require_writable
+from hatchery_cli.embedded.port_range import DEFAULT_PORT
 from hatchery_cli.errors import StateDamaged
 
-DEFAULT_PORT = 8800
-SPAN = 300  # ports of one stack
-LAST_PORT = 65535 - SPAN + 1
 SERVICES = ("api", "provisioner", "billing", "agent", "runtime-proxy")
 
 
 def default_directory() -> Path:
-    """HATCHERY_DIR, else /var/lib/hatchery/default for root, else below the user's own data directory."""
+    """HATCHERY_DIR, else the usual directory."""
     if chosen := os.environ.get("HATCHERY_DIR"):
         return Path(chosen).absolute()
+    return usual_directory()
+
+
+def usual_directory() -> Path:
+    """Where a stack lies that nothing names: /var/lib/hatchery/default for root, else below the user's data directory."""
     if os.geteuid() == 0:
         return Path("/var/lib/hatchery/default")
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "hatchery" / "default"

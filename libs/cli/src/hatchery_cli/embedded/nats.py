@@ -79,13 +79,17 @@ def reload(directory: Path) -> None:
         os.kill(pid, signal.SIGHUP)
 
 
-def settle(directory: Path) -> int:
+def living(directory: Path) -> list[int]:
+    """The pid of the server of this directory, while it runs."""
+    pid = read_pid(directory / "nats.pid")
+    return [pid] if pid is not None and is_ours(pid, [str(directory / "nats.conf")]) else []
+
+
+def settle(directory: Path, within_s: float = 10.0) -> int:
     """Stop a server of ours that an earlier run left, and remove its pid file; returns how many were stopped."""
-    pid_file = directory / "nats.pid"
-    pid = read_pid(pid_file)
-    left = [pid] if pid is not None and is_ours(pid, [str(directory / "nats.conf")]) else []
-    stop_group(left, signal.SIGTERM, 10)
-    pid_file.unlink(missing_ok=True)
+    left = living(directory)
+    stop_group(left, signal.SIGTERM, within_s)
+    (directory / "nats.pid").unlink(missing_ok=True)
     return len(left)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -72,15 +73,20 @@ def is_port_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
+def listeners(port: int) -> list[int | None]:
+    """Pids of those who listen on this port; None for one that we may not see."""
+    try:
+        found = psutil.net_connections(kind="tcp")
+    except psutil.Error:
+        return []
+    return [one.pid for one in found if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port]
+
+
 def holder(port: int) -> str:
     """Who listens on this port, as far as we may see."""
-    try:
-        for connection in psutil.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
-                name = psutil.Process(connection.pid).name() if connection.pid else "another user's process"
-                return f"{name} (pid {connection.pid})" if connection.pid else name
-    except psutil.Error:
-        pass
+    for pid in listeners(port):
+        with contextlib.suppress(psutil.Error):
+            return f"{psutil.Process(pid).name()} (pid {pid})" if pid else "another user's process"
     return "another process"
 
 

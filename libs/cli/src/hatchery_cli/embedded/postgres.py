@@ -159,13 +159,17 @@ def _give(place: Path, owner: Account) -> None:
         os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
 
 
-def settle(data: Path) -> int:
+def living(data: Path) -> list[int]:
+    """The pid of the server of this directory, while it runs."""
+    pid = read_pid(data / "postmaster.pid")
+    return [pid] if pid is not None and is_ours(pid, ["postgres", str(data)]) else []
+
+
+def settle(data: Path, within_s: float = 10.0) -> int:
     """Deal with what an earlier run left: stop a server of ours that still lives, remove a pid file that lies."""
-    pid_file = data / "postmaster.pid"
-    pid = read_pid(pid_file)
-    left = [pid] if pid is not None and is_ours(pid, ["postgres", str(data)]) else []
-    stop_group(left, signal.SIGINT, 10)
-    pid_file.unlink(missing_ok=True)
+    left = living(data)
+    stop_group(left, signal.SIGINT, within_s)
+    (data / "postmaster.pid").unlink(missing_ok=True)
     return len(left)
 
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -15,11 +14,11 @@ from hatchery_cli.embedded import nats, node, openclaw, postgres
 from hatchery_cli.embedded.budget import Budget
 from hatchery_cli.embedded.cache import cache_root
 from hatchery_cli.embedded.layout import SERVICES, Choices, Layout, Ports
+from hatchery_cli.embedded.leftovers import SERVERS_LEAST_S, SERVERS_STOP_S, SERVICES_STOP_S, STOP_S, settle
 from hatchery_cli.embedded.logs import rotate_all
 from hatchery_cli.embedded.machines import GATEWAYS_STOP_S, MACHINES_STOP_S, stop_machines
 from hatchery_cli.embedded.places import require_ports, require_room
 from hatchery_cli.embedded.probe import all_ready, problems
-from hatchery_cli.embedded.processes import find_ours, stop_group
 from hatchery_cli.embedded.state import StateFile
 from hatchery_cli.embedded.supervisor import Condition, Part, Supervisor
 from hatchery_cli.errors import AlreadyRunning
@@ -28,10 +27,6 @@ _ROOM_MIB = 200
 _FIRST_UID = 60_000_000  # beyond what systems and container engines hand out
 _LOCK_ATTEMPTS = 4
 _HOUSEKEEPING_S = 10.0
-STOP_S = 27.0  # everything together; 30 are promised
-_SERVICES_STOP_S = 8.0
-_SERVERS_STOP_S = 8.0
-_SERVERS_LEAST_S = 4.0
 Changed = Callable[[str, Condition], None]
 
 
@@ -79,13 +74,13 @@ class Stack:
         budget = Budget(STOP_S)
         killed: list[int] = []
         try:
-            await self._stop_parts(("services", *SERVICES), budget.share(_SERVICES_STOP_S))
+            await self._stop_parts(("services", *SERVICES), budget.share(SERVICES_STOP_S))
         finally:  # a step that fails must not leave what follows it running
             try:
-                limit = budget.share(MACHINES_STOP_S, keep_s=GATEWAYS_STOP_S + _SERVERS_LEAST_S)
+                limit = budget.share(MACHINES_STOP_S, keep_s=GATEWAYS_STOP_S + SERVERS_LEAST_S)
                 killed = await asyncio.to_thread(stop_machines, self.layout.machines, limit)
             finally:
-                await self._stop_parts(("nats", "postgres"), budget.share(_SERVERS_STOP_S))
+                await self._stop_parts(("nats", "postgres"), budget.share(SERVERS_STOP_S))
         if self._housekeeping is not None:
             self._housekeeping.cancel()
         self.state.phase("stopped")
@@ -145,7 +140,7 @@ class Stack:
             ready_within_s=600,  # migrations of large tables are part of it
             slow_after_s=40,
             poll_s=0.05,
-            stop_within_s=_SERVICES_STOP_S,
+            stop_within_s=SERVICES_STOP_S,
         )
 
 
@@ -198,13 +193,6 @@ def environment(layout: Layout, choices: Choices, given: Mapping[str, str]) -> d
     chosen = {name: value for name, value in given.items() if value != ""}
     # Streams and users were made there: services that went to another server would find nothing.
     return ours | chosen | {"HATCHERY_NATS_URL": nats_url(choices)}
-
-
-def settle(layout: Layout) -> int:
-    """Stop what an `up` that died left behind: services, then servers; returns how many. Machines go on and are adopted."""
-    left = find_ours(["hatchery_cli", "run", "--stack", str(layout.root)])
-    stop_group(left, signal.SIGTERM, 8)
-    return len(left) + nats.settle(layout.nats) + postgres.settle(layout.postgres)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hatchery_cli.embedded.isolation import REMEDY
-from hatchery_cli.embedded.layout import Choices, Layout, Ports, default_directory
+from hatchery_cli.embedded.layout import Choices, Layout, Ports, usual_directory
 
 
 def welcome(
@@ -11,7 +11,8 @@ def welcome(
 ) -> str:
     """The text, in rich markup; `warning` says what isolation is missing."""
     api = f"http://127.0.0.1:{Ports(choices.port).api}"
-    where = "" if layout.root == default_directory() else f" --dir {layout.root}"
+    # HATCHERY_DIR may hold for the command alone that started this, so what it names is named.
+    where = "" if layout.root == usual_directory() else f" --dir {layout.root}"
     end = f"stop it with: ./hatchery down{where}" if detached else "Ctrl-C stops everything in order"
     warned = f"\n[yellow]warning\\[isolation_none][/]: {warning}\n  → {REMEDY}\n" if warning else ""
     return f"""
