@@ -167,7 +167,7 @@ class World:
             **extra,
             **fields,
         )
-        await self.deliver(delivered(command))
+        await self.deliver(delivered(command, id=operation))
         return operation
 
     async def deliver(self, delivery: Delivery[Any]) -> None:

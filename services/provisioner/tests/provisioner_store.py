@@ -27,6 +27,7 @@ class MemoryTransaction:
     store: MemoryStore
     cause: Delivery[Any] | None
     messages: list[Message] = field(default_factory=list)
+    causes: list[str | None] = field(default_factory=list)
     ids: set[str] = field(default_factory=set)
     routes: list[Route] = field(default_factory=list)
     saved: dict[str, Instance] = field(default_factory=dict)
@@ -45,9 +46,10 @@ class MemoryTransaction:
     async def save(self, instance: Instance) -> None:
         self.saved[instance.instance_id] = instance
 
-    async def emit(self, message: Message, *, id: str | None = None) -> str:  # noqa: A002
+    async def emit(self, message: Message, *, id: str | None = None, operation_id: str | None = None) -> str:  # noqa: A002
         if id is None or id not in self.store.emitted | self.ids:
             self.messages.append(message)
+            self.causes.append(operation_id if self.cause is None else self.cause.id)
             self.ids |= {id} if id else set()
         return id or "evt"
 
@@ -70,6 +72,7 @@ class MemoryStore:
         self.boots: dict[str, Boot] = {}
         self.inbox: set[str] = set()
         self.messages: list[Message] = []
+        self.causes: list[str | None] = []  # of each message, the id of what led to it
         self.emitted: set[str] = set()
         self.routes: list[Route] = []
         self.machines_seen: set[str] = set()
@@ -88,6 +91,7 @@ class MemoryStore:
             self.rows |= work.saved
             self.boots |= work.saved_boots
             self.messages += work.messages
+            self.causes += work.causes
             self.emitted |= work.ids
             self.routes += work.routes
             self.machines_seen |= {one.machine_id for row in work.saved.values() for one in row.machines}

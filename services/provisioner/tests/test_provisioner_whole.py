@@ -69,6 +69,14 @@ async def subjects(database: Database) -> list[str]:
     return [row.split(".")[3] for row in rows if row.startswith("evt.")]
 
 
+async def causes(database: Database) -> list[tuple[str, str | None, str]]:
+    """What each event is, its causation, and its correlation."""
+    query = sa.select(outbox.c.subject, outbox.c.headers).where(outbox.c.subject.like("evt.%")).order_by(outbox.c.id)
+    async with database.connect() as connection:
+        rows = (await connection.execute(query)).all()
+    return [(row[0].split(".")[3], row[1].get("ce-causationid"), row[1]["ce-correlationid"]) for row in rows]
+
+
 class Whole:
     """A provisioner on Postgres with real processes; `life()` is one process life of the control plane."""
 
@@ -104,7 +112,7 @@ class Whole:
             tenant=TENANT, instance_id="ins_1", operation_id=f"op_{self.generation}", generation=self.generation
         )
         await accept_wish(
-            delivered(command),
+            delivered(command, id=command.operation_id),
             store=self.store,
             clock=SystemClock(),
             limits=self.limits,
@@ -160,6 +168,10 @@ async def test_the_whole_life_with_real_processes(whole: Whole) -> None:
         *("stop_began", "metered", "metered", "stopped", "operation_finished"),
         *("delete_began", "deleted", "operation_finished"),
     ]
+    told = await causes(whole.database)
+    assert [kind for kind, cause, _ in told if cause is None] == []
+    assert [cause for _, cause, _ in told] == sorted(str(cause) for _, cause, _ in told)
+    assert {(cause, correlation) for _, cause, correlation in told} == {(f"op_{n}", f"op_{n}") for n in (1, 2, 3)}
 
 
 async def test_a_new_owner_adopts_what_runs_and_starts_what_died(whole: Whole) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from hatchery_common.bus.delivery import Delivery
+from hatchery_common.bus.delivery import Cause, Delivery
 from hatchery_common.bus.envelope import encode
 from hatchery_common.bus.errors import UndeclaredMessage
 from hatchery_common.contracts.base import Message
@@ -153,7 +153,13 @@ class UnitOfWork:
         result = await self.connection.execute(row.returning(inbox.c.event_id))
         return result.first() is not None
 
-    async def emit(self, message: Message, *, id: str | None = None, cause: Delivery[Any] | None = None) -> str:  # noqa: A002
+    async def emit(
+        self,
+        message: Message,
+        *,
+        id: str | None = None,  # noqa: A002
+        cause: Delivery[Any] | Cause | None = None,
+    ) -> str:
         """Queue a message for publication with this transaction; returns its id. Call it after the aggregate's row is locked."""
         if type(message) not in self._produces:
             raise UndeclaredMessage(f"{self._source} does not declare {message.message_type()} in `produces`")

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 from hatchery_common.bus import BatchSubscription, UnreadableMessage
+from hatchery_common.bus.delivery import Cause
 from hatchery_common.bus.envelope import Placed, decode, encode, next_trace, placed
 from hatchery_common.bus.jetstream import parse_time
 from hatchery_common.bus.lanes import Lanes
@@ -46,6 +47,8 @@ def test_a_cause_gives_its_trace_and_correlation() -> None:
     last = encode(AccountOpened(tenant="t1", opened_at_ms=2), source="x", cause=later).headers
     assert (fact["ce-causationid"], fact["ce-correlationid"]) == ("wish", "wish")
     assert (last["ce-causationid"], last["ce-correlationid"]) == ("fact", "wish")
+    remembered = encode(AccountOpened(tenant="t1", opened_at_ms=3), source="x", cause=Cause("wish")).headers
+    assert (remembered["ce-causationid"], remembered["ce-correlationid"]) == ("wish", "wish")
     traces = {cause.traceparent[3:35], fact["traceparent"][3:35], last["traceparent"][3:35]}
     assert len(traces) == 1
     assert fact["traceparent"] != cause.traceparent

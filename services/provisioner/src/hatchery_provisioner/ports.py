@@ -181,8 +181,11 @@ class Transaction(Protocol):
 
     async def save(self, instance: Instance) -> None: ...
 
-    async def emit(self, message: Message, *, id: str | None = None) -> str:  # noqa: A002
-        """Queue a message; a given id is emitted once."""
+    async def emit(self, message: Message, *, id: str | None = None, operation_id: str | None = None) -> str:  # noqa: A002
+        """Queue a message; a given id is emitted once.
+
+        Its cause is the transaction's delivery or, without one, the operation that led to it: its command has its id.
+        """
         ...
 
     async def put_route(self, route: Route) -> None: ...

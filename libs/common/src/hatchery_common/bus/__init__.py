@@ -2,7 +2,7 @@
 
 from hatchery_common.bus.attempts import ConsumerSettings
 from hatchery_common.bus.deadletter import OnDead
-from hatchery_common.bus.delivery import BatchSubscription, Delivery, Subscription
+from hatchery_common.bus.delivery import BatchSubscription, Cause, Delivery, Subscription
 from hatchery_common.bus.envelope import Encoded, encode
 from hatchery_common.bus.errors import (
     BusRefused,
@@ -24,6 +24,7 @@ __all__ = [
     "Bus",
     "BusRefused",
     "BusUnavailable",
+    "Cause",
     "ConsumerSettings",
     "Delivery",
     "Encoded",

@@ -33,6 +33,14 @@ class Delivery(NamedTuple, Generic[M]):
     traceparent: str | None = None
 
 
+class Cause(NamedTuple):
+    """What led to a message, where its delivery is no longer at hand: the ce-id is all that is needed."""
+
+    id: str
+    correlation_id: str | None = None
+    traceparent: str | None = None
+
+
 @dataclass(frozen=True)
 class Subscription:
     """One message type and its handler; messages of one lane (default: the aggregate's id) are handled in order.

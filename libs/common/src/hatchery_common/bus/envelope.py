@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from hatchery_common.bus.delivery import Delivery
+from hatchery_common.bus.delivery import Cause, Delivery
 from hatchery_common.bus.errors import UnreadableMessage
 from hatchery_common.bus.listening import Raw
 from hatchery_common.bus.registry import Registry
@@ -40,7 +40,7 @@ def encode(
     *,
     source: str,
     id: str | None = None,  # noqa: A002 - the envelope's own word
-    cause: Delivery[Any] | None = None,
+    cause: Delivery[Any] | Cause | None = None,
     time: datetime | None = None,
 ) -> Encoded:
     """The envelope of a message: its id is also the one that JetStream de-duplicates by; a cause hands its trace on."""

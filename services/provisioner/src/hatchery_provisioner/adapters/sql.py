@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from hatchery_common.bus import Delivery
+from hatchery_common.bus import Cause, Delivery
 from hatchery_common.contracts.base import Message
 from hatchery_common.contracts.instances import Condition, DesiredState, InstanceStatus
 from hatchery_common.contracts.routes import Route, RouteState
@@ -121,8 +121,9 @@ async def _read(connection: AsyncConnection, instance_id: str, *, lock: bool) ->
 class _SqlTransaction:
     """The Transaction port on one unit of work."""
 
-    def __init__(self, work: UnitOfWork) -> None:
+    def __init__(self, work: UnitOfWork, *, delivered: bool) -> None:
         self._work = work
+        self._delivered = delivered
         self._connection = work.connection
 
     async def first_delivery(self) -> bool:
@@ -145,8 +146,9 @@ class _SqlTransaction:
         for machine in instance.machines:
             await self._connection.execute(_upsert(_machines, _machine_values(machine, instance), "machine_id"))
 
-    async def emit(self, message: Message, *, id: str | None = None) -> str:  # noqa: A002
-        return await self._work.emit(message, id=id)
+    async def emit(self, message: Message, *, id: str | None = None, operation_id: str | None = None) -> str:  # noqa: A002
+        cause = None if self._delivered or operation_id is None else Cause(operation_id)
+        return await self._work.emit(message, id=id, cause=cause)
 
     async def put_route(self, route: Route) -> None:
         await self._work.put_route(route)
@@ -172,7 +174,7 @@ class PostgresStore:
         self, cause: Delivery[Any] | None = None, *, epoch: int | None = None
     ) -> AsyncGenerator[Transaction]:
         async with self._database.unit_of_work(cause, epoch=epoch) as work:
-            yield _SqlTransaction(work)
+            yield _SqlTransaction(work, delivered=cause is not None)
 
     async def get(self, instance_id: str) -> Instance | None:
         async with self._database.connect() as connection:

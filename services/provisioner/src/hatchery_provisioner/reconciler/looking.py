@@ -8,7 +8,7 @@ from hatchery_common.contracts.instances import InstanceMetered, InstanceStatus
 from hatchery_common.contracts.routes import RouteState
 
 from hatchery_provisioner.domain.errors import DriverError
-from hatchery_provisioner.domain.instance import Instance, Machine, Power
+from hatchery_provisioner.domain.instance import Instance, Machine, Operation, Power
 from hatchery_provisioner.domain.metering import Boot, ended, is_due, observed
 from hatchery_provisioner.domain.observations import Observation, Phase, fold, may_exist
 from hatchery_provisioner.domain.status import derive
@@ -88,10 +88,10 @@ class Looker:
             if running and boot.boot_id == seen.boot_id:
                 found = boot
             else:
-                await self._write(work, ended(boot), seen)
+                await self._write(work, ended(boot), seen, instance.operation)
         if running:
             boot = observed(found or self._first(instance, machine, seen), seen.observed_at_ms)
-            await self._write(work, boot, seen)
+            await self._write(work, boot, seen, instance.operation)
         elif machine.machine_id not in self._metered or not self._metered[machine.machine_id].final:
             self._metered[machine.machine_id] = ended(self._first(instance, machine, seen))
 
@@ -106,7 +106,7 @@ class Looker:
             last_observed_ms=began,
         )
 
-    async def _write(self, work: Transaction, boot: Boot, seen: Observation) -> None:
+    async def _write(self, work: Transaction, boot: Boot, seen: Observation, under_way: Operation | None) -> None:
         """Store and publish one reading; the first of a boot tells its beginning with next to nothing on it."""
         told = replace(boot, published_ms=seen.observed_at_ms)
         await work.save_boot(told)
@@ -121,4 +121,4 @@ class Looker:
             final=boot.final,
             size=boot.size,
         )
-        await work.emit(reading)
+        await work.emit(reading, operation_id=under_way.id if under_way else None)

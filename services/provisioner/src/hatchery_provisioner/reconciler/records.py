@@ -43,8 +43,11 @@ async def record(
     after = settle(before, after, limits, now_ms)
     await work.save(after)
     if is_told(before, after):
-        event = STATUS_EVENTS[after.status]
-        await work.emit(event(tenant=after.tenant, instance_id=after.instance_id, state=public_state(after)))
+        event = STATUS_EVENTS[after.status](
+            tenant=after.tenant, instance_id=after.instance_id, state=public_state(after)
+        )
+        under_way = before.operation if before is not None else None  # it may end by this very change
+        await work.emit(event, operation_id=under_way.id if under_way else None)
     await report(work, after.tenant, after.instance_id, ended)
     return after
 
@@ -60,7 +63,8 @@ async def report(work: Transaction, tenant: str, instance_id: str, ended: Sequen
             reason=one.reason,
             message=one.message,
         )
-        await work.emit(event, id=f"{tenant}-{instance_id}-{one.operation.id}-ended")
+        event_id = f"{tenant}-{instance_id}-{one.operation.id}-ended"
+        await work.emit(event, id=event_id, operation_id=one.operation.id)
 
 
 async def put_route(work: Transaction, instance: Instance, state: RouteState, now_ms: int) -> Instance:

@@ -154,7 +154,7 @@ class Workbench:
     async def _tell(self, event: InstanceStepStarted | InstanceStepFinished) -> None:
         async with self.tools.store.transaction(epoch=self.epoch) as work:
             await work.lock(self.instance_id)
-            await work.emit(event)
+            await work.emit(event, operation_id=event.operation_id)
 
     async def _log_tail(self, machine: Machine | None) -> tuple[str, ...]:
         if machine is None:
