@@ -113,8 +113,7 @@ def test_crash_then_crash_loop():
         assert (ladder.state.phase, ladder.state.reason) == (Phase.CONFIGURED, reason)
     assert waits == [1, 2, 4, 8]
     assert reason == Reason.CRASH_LOOP
-    assert "ended with status 1" in ladder.state.message
-    assert "boom" in ladder.state.message
+    assert ladder.state.message == "the gateway ended with status 1: boom"
     assert ladder.state.gateway.restarts == 4
 
 
@@ -128,7 +127,16 @@ def test_thirty_healthy_seconds_forget_earlier_failures():
     ladder.spawned(51, at(40))
     ladder.probed(UP, at(50))
     assert ladder.exited(-9, "", at(80)) == 1
-    assert "killed by signal 9" in ladder.state.message
+    assert ladder.state.message == "the gateway was killed by signal 9"
+
+
+def test_a_crash_is_told_in_one_short_line():
+    ladder = running()
+    log = "\n".join(["2026-11-20 [gateway] a record", "x" * 900, "Error: " + "no " * 300, "    at start (a.js:1:2)"])
+    ladder.exited(1, log, at(2))
+    assert ladder.state.message.startswith("the gateway ended with status 1: Error: no no")
+    assert "\n" not in ladder.state.message
+    assert len(ladder.state.message) == len("the gateway ended with status 1: ") + 200
 
 
 def test_exit_78_is_final_and_carries_the_gateways_text():

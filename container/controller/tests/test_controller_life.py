@@ -31,7 +31,7 @@ def test_exit_78_is_final_until_somebody_asks(machine):
 def test_a_crash_loop_backs_off_and_says_so(machine):
     machine.start(environment={"FAKE_EXIT": "3"})
     state = machine.wait_for("degraded", reason="crash_loop")
-    assert "ended with status 3" in state["message"]
+    assert state["message"] == "the gateway ended with status 3: Invalid config at gateway: unknown key colour"
     assert state["gateway"]["exit_code"] == 3
     assert machine.stop() == 0
 
@@ -61,6 +61,8 @@ def test_never_up(machine, knob, tuning, reason):
     machine.start(environment=knob, tuning=tuning)
     state = machine.wait_for("failed")
     assert state["reason"] == reason
+    assert state["message"].startswith("the gateway did not ")
+    assert "\n" not in state["message"]
     assert state["gateway"]["pid"] is None
     assert not alive(json.loads((machine.root / "controller.json").read_text())["gateway_pid"])
 

@@ -14,7 +14,7 @@ from hatchery_provisioner.domain.observations import Observation, Phase, fold
 from hatchery_provisioner.domain.reasons import Reason, explained
 from hatchery_provisioner.domain.status import derive, public_state, settle
 from hatchery_provisioner.domain.steps import Step, next_step
-from hatchery_provisioner.domain.wishes import Wish, accept, fail, may_wake
+from hatchery_provisioner.domain.wishes import Wish, accept, may_wake
 
 LIMITS = Limits()
 
@@ -269,12 +269,6 @@ def test_a_machine_that_nobody_sees_is_an_error_at_the_deadline_of_degraded() ->
     )  # fmt: skip
     assert overdue_reason(unseen, LIMITS, 9) is None
     assert overdue_reason(unseen, LIMITS, 10) == (Reason.MACHINE_UNKNOWN, "no answer")
-
-
-def test_in_error_no_next_start_is_promised() -> None:
-    told = "the gateway ended with status 1; next start in 0.5 s\nits last words"
-    failed, _ = fail(instance(), Reason.CRASH_LOOP, told, 5)
-    assert (failed.message or "").startswith("the gateway ended with status 1\nits last words; remedy: ")
 
 
 def test_every_reason_has_a_remedy_and_says_it_once() -> None:

@@ -238,13 +238,13 @@ async def test_a_machine_that_stays_out_of_sight_ends_in_error_and_is_stopped_on
         await world.until_settled(READY)
 
 
-async def test_a_crash_loop_of_the_gateway_promises_no_next_start() -> None:
+async def test_a_crash_loop_of_the_gateway_ends_in_error_with_its_last_words() -> None:
     async with World() as world:
-        world.controllers.set("degraded", "crash_loop", "the gateway ended with status 1; next start in 8 s")
+        world.controllers.set("degraded", "crash_loop", "the gateway ended with status 1: out of memory")
         await world.wish(ProvisionInstance)
         await world.until_settled(ERROR)
         assert world.row.reason == "crash_loop"
-        assert (world.row.message or "").startswith("the gateway ended with status 1; remedy: ")
+        assert (world.row.message or "").startswith("the gateway ended with status 1: out of memory; remedy: ")
 
 
 async def test_a_stranger_at_the_controllers_port_is_named_and_outlasted() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from hatchery_controller.domain.environment import EnvironmentRefused, gateway_environment, open_sealed
 from hatchery_controller.domain.ladder import Phase, Reason
 from hatchery_controller.domain.template import render_config
+from hatchery_controller.domain.words import newest_lines, with_words
 
 if TYPE_CHECKING:
     from hatchery_controller.board import Board
@@ -200,7 +201,12 @@ class Supervisor:
         if reason is Reason.UNRESPONSIVE:
             return self._ladder.exited(code, "it had not answered for too long", self._tools.clock())
         self._ladder.ended(code, self._tools.clock())
-        self._ladder.failed(reason, self._text() or "the gateway said nothing", self._tools.clock())
+        what = (
+            "the gateway did not answer in time"
+            if reason is Reason.NEVER_LIVE
+            else "the gateway did not get ready in time"
+        )
+        self._ladder.failed(reason, with_words(what, self._text()), self._tools.clock())
         return None
 
     async def _end_wished(self, process: GatewayProcess) -> None:
@@ -252,7 +258,8 @@ class Supervisor:
 
     def _text(self) -> str:
         """The gateway's own last words, for people: still to be redacted."""
-        return self._tools.log.redacted("\n".join(line for line in self._tail if line.strip()))[-_KEPT_TEXT:]
+        said = self._tools.log.redacted("\n".join(line for line in self._tail if line.strip()))
+        return newest_lines(said, _KEPT_TEXT)
 
     def _note(self, line: str) -> None:
         self._tools.log.write("controller", line)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from hatchery_controller.domain.words import with_words
+
 EXIT_CONFIG = 78  # the gateway's own "configuration" class: starting again cannot help
 CRASH_LOOP_AFTER = 3
 MISSES_UNTIL_DEGRADED = 3
@@ -180,7 +182,10 @@ class Ladder:
         return None
 
     def exited(self, code: int, text: str, now: Moment) -> float | None:
-        """The gateway ended by itself: the seconds to wait before the next start, None if there is none."""
+        """The gateway ended by itself: the seconds to wait before the next start, None if there is none.
+
+        People read the message long after, so it promises nothing; the log says when the next start is.
+        """
         if self._ready_since is not None and now.steady - self._ready_since >= self.limits.healthy_after:
             self.failures = 0
         self._facts(now, pid=None, exit_code=code)
@@ -191,7 +196,7 @@ class Ladder:
         wait = backoff(self.failures, self.limits)
         reason = Reason.CRASH_LOOP if self.failures >= CRASH_LOOP_AFTER else Reason.CRASHED
         ended = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-        self._move(now, Phase.DEGRADED, reason, f"the gateway {ended}; next start in {wait:g} s\n{text}".strip())
+        self._move(now, Phase.DEGRADED, reason, with_words(f"the gateway {ended}", text))
         return wait
 
     def ended(self, code: int | None, now: Moment) -> None:

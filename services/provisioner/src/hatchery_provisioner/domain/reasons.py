@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 
 
@@ -63,14 +62,6 @@ _REMEDIES = {
     "boot_bundle_invalid": "the provisioner's settings and the controller disagree: update both",
     "sealed_environment_unreadable": "give the instance its secrets again",
 }
-
-
-_PROMISE = re.compile(r"; next start in \S+ s\b")
-
-
-def without_promise(detail: str) -> str:
-    """What a controller or a log said, without the next start that will not come: in `error` nothing starts by itself."""
-    return _PROMISE.sub("", detail)
 
 
 def remedy_of(reason: str) -> str:

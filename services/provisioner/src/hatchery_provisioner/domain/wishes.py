@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hatchery_common.contracts.instances import DesiredState, InstanceStatus
 
 from hatchery_provisioner.domain.instance import Instance, Operation, Power, StorageStage, Verb
-from hatchery_provisioner.domain.reasons import Reason, explained, without_promise
+from hatchery_provisioner.domain.reasons import Reason, explained
 
 _DESIRED = {
     Verb.PROVISION: DesiredState.RUNNING,
@@ -162,7 +162,7 @@ def wake(held: Instance, now_ms: int) -> Instance:
 
 def fail(held: Instance, reason: str, detail: str, now_ms: int) -> tuple[Instance, tuple[Ended, ...]]:
     """The instance in state error with what to do, and its operation failed."""
-    message = explained(reason, without_promise(detail))
+    message = explained(reason, detail)
     failed = held.evolve(
         failed=True,
         ready=False,
