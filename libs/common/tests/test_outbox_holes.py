@@ -114,6 +114,19 @@ async def test_a_change_during_the_repair_is_published_after_it(database: Databa
     assert set(bucket.versions) == {2}
 
 
+async def test_each_term_of_an_owner_begins_with_a_look_at_the_streams(database: Database) -> None:
+    """Between two terms nobody hears that the server was away."""
+    bucket = Bucket()
+    relay = await published(database, bucket, 1)
+    bucket.lose()
+    await put(database, 2)
+    term = asyncio.create_task(relay.run(Ownership(2)))
+    await asyncio.wait_for(bucket.asked.wait(), 5)
+    term.cancel()
+    await asyncio.wait([term])
+    assert await scalar(database, "SELECT created FROM known_streams WHERE stream = 'KV_routes'") == "second"
+
+
 async def note(database: Database, first: int, count: int) -> None:
     async with database.unit_of_work() as work:
         await work.emit_all(

@@ -16,8 +16,9 @@ def require_database_url(url: str | None) -> None:
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except ValueError as error:
-        raise not_a_database_url(str(error)) from None
+    except ValueError:  # its text would show what it takes for the port: the password, if that holds a # or /
+        why = "its host and port cannot be read; in a password # / ? @ are written %23 %2F %3F %40"
+        raise not_a_database_url(why) from None
     if parts.scheme != "postgresql":
         raise not_a_database_url(f"it begins with {parts.scheme + '://' if parts.scheme else 'no scheme'}")
 

@@ -64,6 +64,7 @@ class Relay:
 
     async def run(self, ownership: Ownership) -> None:
         """Publish for ever; woken by commits here, by NOTIFY from other replicas, and every few seconds."""
+        self._is_certain = False  # what became of the streams between two terms was not heard
         self._publisher.on_reconnect(self._doubt)
         try:
             while True:

@@ -262,3 +262,14 @@ async def test_an_open_that_failed_or_was_given_up_leaves_nothing_that_goes_on_c
         await opening
     await asyncio.sleep(0.1)
     assert not asyncio.all_tasks() - before
+
+
+async def test_an_open_that_is_given_up_at_its_very_end_leaves_no_client(server: NatsServer) -> None:
+    connection = Connection(server.url, "late")
+    opening = asyncio.create_task(connection.open())
+    while not connection.connected:  # noqa: ASYNC110 - the very turn of the loop matters
+        await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert not connection.connected

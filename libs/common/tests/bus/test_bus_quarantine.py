@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hatchery_common.bus import Bus, Delivery, Subscription, Trial
 from hatchery_common.bus import deadletter as dead
+from hatchery_common.bus.connection import Connection
 from hatchery_common.bus.quarantine import LIVES
 from hatchery_common.bus.replay import Operator
 from hatchery_common.bus.topology import consumer_config, durables_of
@@ -79,11 +80,12 @@ async def test_beginnings_are_counted_until_the_end(database: Database) -> None:
 
 
 class Memory:
-    """A quarantine that is forgotten with the test; it knows how many were in it at a time."""
+    """A quarantine that is forgotten with the test; it knows how many were in it at a time, and may be away."""
 
     def __init__(self) -> None:
         self.begun: dict[str, int] = {}
         self.most = 0
+        self.is_away = False
 
     async def enter(self, message_id: str) -> int:
         self.begun[message_id] = self.begun.get(message_id, 0) + 1
@@ -91,6 +93,8 @@ class Memory:
         return self.begun[message_id]
 
     async def leave(self, message_id: str) -> None:
+        if self.is_away:
+            raise DependencyUnavailable("Postgres is away")
         self.begun.pop(message_id, None)
 
 
@@ -119,11 +123,17 @@ async def test_suspects_are_handled_one_at_a_time_and_an_error_condemns_with_its
 
 
 async def test_a_dependency_that_is_away_condemns_nobody(clean_nats: NatsServer) -> None:
+    """It is the quarantine's own, too: that an attempt has ended is written once it is back."""
     memory, attempts = Memory(), list[int]()
+
+    def come_back() -> None:
+        memory.is_away = False
 
     async def handle(delivery: Delivery[Any]) -> None:
         attempts.append(delivery.deliveries)
-        if len(attempts) <= 2 * LIVES:
+        memory.is_away = len(attempts) <= 2 * LIVES
+        if memory.is_away:
+            asyncio.get_running_loop().call_later(0.01, come_back)
             raise DependencyUnavailable("Postgres is away")
 
     async with Operator.open(clean_nats.url) as operator:
@@ -133,6 +143,41 @@ async def test_a_dependency_that_is_away_condemns_nobody(clean_nats: NatsServer)
             await bus.subscribe([Subscription(OpenAccount, handle)], trial=Trial(memory))
             await until(lambda: len(attempts) == 2 * LIVES + 1 and not memory.begun)
         assert [record async for record in operator.read("DLQ")] == []
+
+
+async def test_suspects_that_wait_hold_nobody_up(opened: Callable[..., Awaitable[Bus]], clean_nats: NatsServer) -> None:
+    bus = await opened(WISHES)
+    for tenant in INNOCENT:
+        await bus.publish(OpenAccount(tenant=tenant), id=tenant)
+    crasher, crashes = Connection(clean_nats.url, "crasher"), list[str]()
+    await crasher.open()
+
+    async def crash(raw: Any) -> None:  # what a crash leaves behind: a delivery and no acknowledgement
+        crashes.append(raw.reply)
+        await crasher.publish(raw.reply, b"-NAK")
+
+    inbox = crasher.new_inbox()
+    await crasher.subscribe(inbox, crash)
+    for number in range(1, QUICK.max_deliveries + 1):
+        await crasher.publish("$JS.API.CONSUMER.MSG.NEXT.CMD.everything", b'{"batch":6}', reply=inbox)
+        await until(lambda number=number: len(crashes) == number * len(INNOCENT))
+    await crasher.close()
+    seen, release = list[str](), asyncio.Event()
+
+    async def handle(delivery: Delivery[Any]) -> None:
+        seen.append(delivery.id)
+        if delivery.id != "fresh":
+            await release.wait()
+
+    settings = dataclasses.replace(QUICK, concurrency=2)
+    async with Bus.open(clean_nats.url, WISHES, settings=settings) as other:
+        await other.subscribe([Subscription(OpenAccount, handle)], trial=Trial(Memory()))
+        await until(lambda: len(seen) == 1)
+        await other.publish(OpenAccount(tenant="fresh"), id="fresh")
+        await until(lambda: "fresh" in seen, 3)
+        assert len(seen) == 2, "one suspect at a time"
+        release.set()
+        await until(lambda: sorted(seen) == sorted([*INNOCENT, "fresh"]))
 
 
 async def test_a_message_that_is_sent_again_while_we_have_it_is_not_counted(

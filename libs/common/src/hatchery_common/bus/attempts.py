@@ -21,6 +21,7 @@ from hatchery_common.errors import HatcheryError, Retry
 from hatchery_common.guard import guarded
 
 log = structlog.get_logger("hatchery.bus")
+_TRIAL_S = 0.2  # until a suspect looks again whether its turn has come
 _WAITS_A_LINE = 10  # a long wait is said again now and then
 Handle = Callable[[Delivery[Any]], Awaitable[None]]
 
@@ -85,6 +86,8 @@ class Attempts:
     async def run(self, held: Held) -> float | None:
         """None when the message is settled, else the seconds to wait before the next attempt."""
         try:
+            if self._trial is not None and self.is_suspect(held) and self._trial.is_busy:
+                return _TRIAL_S
             await self._handle(held)
             if held.dead is not None:
                 await self._bury(held, *held.dead)

@@ -54,20 +54,20 @@ class Connection:
         connecting = asyncio.ensure_future(self._connect(self._client))
         try:
             await asyncio.wait({connecting, self._refused}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
             refused, self._refused = self._refused, None
-            opened = connecting.done()
+            if connecting.done():
+                return await connecting
+            if refused.done():
+                hint = "render the server's authorization again: hatchery bus config"
+                raise Refused(f"the bus does not accept {self.name}: {refused.result()}", hint=hint)
+            raise BusUnavailable(f"no bus at {self.url} within {timeout_s:g} s: {self._last_error or 'no answer'}")
+        except BaseException:  # a cancellation, too: what is not handed over is not left connecting
+            self._refused = None
             while not connecting.done():  # Python 3.11 loses a cancellation that meets the end of a dial
                 connecting.cancel()
                 await asyncio.wait({connecting}, timeout=0.3)
-            if not opened:
-                await self._quiet(self._client)  # what never opened is not opened again
-        if opened:
-            return await connecting
-        if refused.done():
-            hint = "render the server's authorization again: hatchery bus config"
-            raise Refused(f"the bus does not accept {self.name}: {refused.result()}", hint=hint)
-        raise BusUnavailable(f"no bus at {self.url} within {timeout_s:g} s: {self._last_error or 'no answer'}")
+            await self._quiet(self._client)
+            raise
 
     async def _connect(self, client: DirectClient) -> None:
         await client.connect(

@@ -37,20 +37,29 @@ class Trial:
     def __init__(self, quarantine: Quarantine) -> None:
         self._quarantine = quarantine
         self._alone = asyncio.Lock()
+        self._ended: set[str] = set()  # whose end in this life could not be written yet
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a suspect is being handled; the next one waits outside, where it holds up nobody."""
+        return self._alone.locked()
 
     @asynccontextmanager
     async def of(self, message_id: str) -> AsyncGenerator[bool]:
         """The block handles the message if it gets True; False means that it has killed its process LIVES times."""
         async with self._alone:
+            if message_id in self._ended:  # an outage during its handling is no death
+                await self._quarantine.leave(message_id)
+                self._ended.discard(message_id)
             begun = await self._quarantine.enter(message_id)
             try:
                 yield begun <= LIVES
             finally:
-                await self.acquit(message_id)
+                await self._leave(message_id)
 
-    async def acquit(self, message_id: str) -> None:
-        """Forget it; when that cannot be written, it counts as one more death at most."""
+    async def _leave(self, message_id: str) -> None:
         try:
             await self._quarantine.leave(message_id)
         except DependencyUnavailable as error:
+            self._ended.add(message_id)
             log.warning("bus.quarantine_not_left", message_id=message_id, error=error.message)
