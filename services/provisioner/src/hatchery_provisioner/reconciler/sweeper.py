@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 
 from hatchery_common.clock import to_ms
-from hatchery_common.errors import DependencyUnavailable
+from hatchery_common.errors import DependencyUnavailable, OwnershipLost
 from hatchery_common.owner import Ownership
 from prometheus_client import CollectorRegistry, Gauge
 
@@ -38,6 +38,10 @@ class Sweeper:
                     await self.sweep(ownership.epoch)
             except (DriverError, DependencyUnavailable, TimeoutError) as error:
                 self._tools.log.warning("provisioner.sweep.failed", reason=str(error))
+            except OwnershipLost:
+                raise
+            except Exception:  # a fault in one sweep must not end the lanes beside it
+                self._tools.log.exception("provisioner.sweep.broken")
 
     async def sweep(self, epoch: int | None = None) -> list[Owned]:
         """One sweep; returns the orphans that were seen."""
