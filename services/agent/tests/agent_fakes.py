@@ -138,11 +138,6 @@ class FakeRows:
         due = due_at is not None and due_at <= time.monotonic()
         return replace(row, accepted=bool(point and point.accepted), parked=due_at is not None, due=due)
 
-    async def unqueued_before(self, row: RunRow) -> Sequence[RunRow]:
-        ids = list(self.runs)
-        older = [self.runs[run_id] for run_id in ids[: ids.index(row.run_id)]]
-        return [one for one in older if one.text is not None and not one.ended]
-
     async def queued(self, run_id: str) -> None:
         self.fate.step("queued")
         self.runs[run_id] = replace(self.runs[run_id], text=None, touched_at=datetime.now(UTC))

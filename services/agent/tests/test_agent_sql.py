@@ -234,22 +234,6 @@ async def test_the_fold_starts_before_every_run_whose_row_is_open(
     assert (await rows.load("ta", "run_2")).quiet == 12
 
 
-async def test_older_messages_that_the_log_has_not_are_found_in_order(
-    threads: SqlThreads, rows: SqlRuns, database: Database
-):
-    thread, other = await created(threads), await created(threads, key="other")
-    for run_id in ("run_9", "run_2", "run_3", "run_1", "run_4"):
-        await threads.submit(message(thread, run_id))
-        await asyncio.sleep(0.002)
-    await threads.submit(message(other, "run_0"))
-    await rows.queued("run_2")
-    async with database.unit_of_work() as work:
-        await work.connection.execute(runs.update().where(runs.c.run_id == "run_3").values(status="failed"))
-    found = await rows.unqueued_before(await rows.load("ta", "run_4"))
-    assert [(row.run_id, row.text) for row in found] == [("run_9", "Hi"), ("run_1", "Hi")]
-    assert await rows.unqueued_before(found[0]) == []
-
-
 async def test_orphans_and_stale_runs_are_found(threads: SqlThreads, rows: SqlRuns, database: Database):
     row, lease = await run_of(threads, rows, database)
     thread = await threads.get("ta", row.thread_id)

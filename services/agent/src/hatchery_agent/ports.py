@@ -214,10 +214,6 @@ class Runs(Protocol):
         """Raises NotFound when this tenant has no such run."""
         ...
 
-    async def unqueued_before(self, row: RunRow) -> Sequence[RunRow]:
-        """Open runs of its thread that were submitted before it and whose message is not in the log yet, oldest first."""
-        ...
-
     async def queued(self, run_id: str) -> None:
         """The message is in the log now: delete its text row, and touch the run's."""
         ...

@@ -59,15 +59,6 @@ class SqlRuns:
             raise NotFound("there is no such run", run_id=run_id)
         return run_row(row)
 
-    async def unqueued_before(self, row: RunRow) -> Sequence[RunRow]:
-        place, this = sa.tuple_(runs.c.created_at_ms, runs.c.run_id), sa.alias(runs)
-        own = sa.select(this.c.created_at_ms, this.c.run_id).where(this.c.run_id == row.run_id).scalar_subquery()
-        of_thread = sa.and_(runs.c.thread_id == row.thread_id, runs.c.status.in_(OPEN))
-        query = RUN_QUERY.where(of_thread, pending_texts.c.run_id.is_not(None), place < own)
-        async with self._database.connect() as connection:
-            found = (await connection.execute(query.order_by(runs.c.created_at_ms, runs.c.run_id))).all()
-        return [run_row(one) for one in found]
-
     async def queued(self, run_id: str) -> None:
         touched = runs.update().where(runs.c.run_id == run_id).values(touched_at=sa.func.now())
         async with self._database.unit_of_work() as work:

@@ -64,7 +64,6 @@ async def _work(lease: Lease, *, row: RunRow, cause: Delivery[PostMessage] | Non
     cause = cause or _cause(row, tools.clock.now())
     writer = ThreadWriter(tools.log, lease, tools.clock)
     await writer.open(row.quiet)
-    await _queue_older(row, writer, tools)
     for run in _before(row, writer):
         if not await _finish_older(run, writer, tools):
             await _wait_behind(row, writer, cause, tools)
@@ -72,14 +71,6 @@ async def _work(lease: Lease, *, row: RunRow, cause: Delivery[PostMessage] | Non
     await _queue(row, writer, tools)
     await _finish(row, writer.state.runs[row.run_id], writer, cause, tools)
     return bool(writer.state.open_runs)
-
-
-async def _queue_older(row: RunRow, writer: ThreadWriter, tools: RunTools) -> None:
-    """Commands that a dead process held come back after newer ones: the log takes the messages in the order of their posts."""
-    if row.run_id in writer.state.runs:
-        return
-    for older in await tools.runs.unqueued_before(row):
-        await _queue(older, writer, tools)
 
 
 def _before(row: RunRow, writer: ThreadWriter) -> list[RunState]:
