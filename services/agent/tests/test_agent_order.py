@@ -1,4 +1,4 @@
-"""A thread's messages whose commands come in another order than they were posted, or never: each is answered once or not at all."""
+"""Commands of a thread that come in another order than its messages were posted, or never: no answer twice, none unasked."""
 
 from __future__ import annotations
 
