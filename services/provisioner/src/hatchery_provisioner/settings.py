@@ -36,7 +36,9 @@ class ProvisionerSettings(Settings):
     model_id: str = Field(default="demo", description="model that machines use unless their owner chooses another")
     model_context_window: int = Field(default=128_000, ge=1, description="context window of that model, in tokens")
     model_max_tokens: int = Field(default=8_000, ge=1, description="longest answer of that model, in tokens")
-    start_deadline_s: float = Field(default=180.0, gt=0, description="longest time from a wish to ready")
+    start_deadline_s: float = Field(
+        default=180.0, gt=0, description="longest time from a wish to ready; counted anew by a new owner"
+    )
     stop_grace_s: float = Field(default=20.0, ge=0, description="time a gateway gets to end by itself")
     drain_s: float = Field(default=0.3, ge=0, description="time between closing a route and stopping its machine")
     sweep_every_s: float = Field(default=60.0, gt=0, description="how often orphans are looked for")
