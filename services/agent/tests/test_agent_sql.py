@@ -85,7 +85,8 @@ async def test_a_thread_may_speak_in_a_given_session(threads: SqlThreads):
     first = await create_thread(request, threads=threads)
     assert first.session_key == "agent:main:whatsapp:+49"
     assert await create_thread(request, threads=threads) == first
-    for wrong in ("", "main", "agent:main", "agent:main:", "agent:main:a b", "agent:main:a\n", "agent:MAIN:x"):
+    names = ("", "a b", "a\n", "a\u200bb", "\u202ax", "x\u00ad", "x" * 190)
+    for wrong in ("", "main", "agent:main", "agent:MAIN:x", *(f"agent:main:{name}" for name in names)):
         with pytest.raises(InvalidInput, match="session_key"):
             await create_thread(request.model_copy(update={"session_key": wrong}), threads=threads)
 

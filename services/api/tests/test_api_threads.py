@@ -175,7 +175,10 @@ async def test_a_session_is_found_however_many_threads_were_used_since(world, th
     assert answer.headers["x-hatchery-thread-id"] == thread
 
 
-@pytest.mark.parametrize("key", ["a b", "agent:main", "agent::x", "agent:main:", "x\n"])
+@pytest.mark.parametrize(
+    "key",
+    ["a b", "agent:main", "agent::x", "agent:main:", "x\n", "a\u200bb", "a\u202ab", "a\u00adb", "\u0130" * 150],
+)
 async def test_what_is_no_session_key_is_refused(world, thread, key):
     answer = await world.client.post("/api/openclaw/chat", headers=ME, json={"message": "hi", "sessionKey": key})
     assert (answer.status_code, answer.json()["error_detail"]["code"]) == (422, "invalid_input")

@@ -6,6 +6,7 @@ post therefore lies in the agent's and the api's reach only as a log entry or a 
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -105,6 +106,15 @@ def thread_subject(tenant: str, thread_id: str) -> str:
     return f"thr.{tenant}.{thread_id}"
 
 
+SESSION_KEY_LIMIT = 200
+_SESSION_KEY = re.compile(r"agent:[a-z0-9][a-z0-9_-]{0,63}:\S+")
+
+
+def is_session_key(key: str) -> bool:
+    """Whether a thread can speak in this OpenClaw session: it is written as OpenClaw files it, and the runtime API takes it."""
+    return len(key) <= SESSION_KEY_LIMIT and key.isprintable() and _SESSION_KEY.fullmatch(key) is not None
+
+
 class CreateThreadRequest(Model):
     """Create a thread, or return the one that this client key already names.
 
@@ -116,7 +126,7 @@ class CreateThreadRequest(Model):
     instance_id: str
     title: str | None = Field(default=None, max_length=200)
     client_key: str | None = Field(default=None, max_length=200)
-    session_key: str | None = Field(default=None, max_length=200)
+    session_key: str | None = Field(default=None, max_length=SESSION_KEY_LIMIT)  # is_session_key
     replaces_instance_id: str | None = None
 
 

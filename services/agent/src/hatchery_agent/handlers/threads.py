@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from hatchery_common.contracts.threads import (
     CreateThreadRequest,
     GetThreadRequest,
@@ -12,22 +10,20 @@ from hatchery_common.contracts.threads import (
     SubmitMessageRequest,
     SubmitMessageResponse,
     ThreadView,
+    is_session_key,
 )
 from hatchery_common.errors import InvalidInput
 from hatchery_common.ids import is_token
 
 from hatchery_agent.ports import Threads
 
-_SESSION_KEY = re.compile(r"agent:[a-z0-9][a-z0-9_-]{0,63}:[^\s\x00-\x1f\x7f]+")
-
 
 async def create_thread(request: CreateThreadRequest, *, threads: Threads) -> ThreadView:
     """The same client key names the same thread, for ever (per tenant)."""
     _check(tenant=request.tenant, instance_id=request.instance_id)
-    if request.session_key is not None and not _SESSION_KEY.fullmatch(request.session_key):
-        raise InvalidInput(
-            "session_key is not a session key of OpenClaw", hint="`agent:<agent>:<name>`, without spaces"
-        )
+    if request.session_key is not None and not is_session_key(request.session_key):
+        hint = "`agent:<agent>:<name>`, printable and without spaces"
+        raise InvalidInput("session_key is not a session key of OpenClaw", hint=hint)
     return await threads.create(request)
 
 

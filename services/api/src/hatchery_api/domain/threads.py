@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from hatchery_common.contracts.threads import ThreadEntry, ThreadEntryType
+from hatchery_common.contracts.threads import ThreadEntry, ThreadEntryType, is_session_key
 from hatchery_common.errors import InvalidInput
 
 
@@ -41,7 +41,6 @@ class Snapshot:
     runs: dict[str, FoldedRun] = field(default_factory=dict[str, FoldedRun])
 
 
-_AGENT_KEY = re.compile(r"agent:[a-z0-9][a-z0-9_-]{0,63}:[^\s\x00-\x1f\x7f]+")
 _THREADS_KEY = re.compile(r"agent:main:hatch:(thd_[a-z0-9]{1,60})")
 _CASE_COUNTS = ("signal:", "matrix:")  # channels whose ids OpenClaw does not write in lower case
 
@@ -51,10 +50,9 @@ def canonical_session_key(text: str) -> str:
     lowered = text.lower()
     key = text if any(channel in lowered for channel in _CASE_COUNTS) else lowered
     key = key if lowered.startswith("agent:") else f"agent:main:{key}"
-    if not _AGENT_KEY.fullmatch(key):
-        raise InvalidInput(
-            "this is no session key of OpenClaw", hint="`agent:<agent>:<name>` or `<name>`, without spaces"
-        )
+    if not is_session_key(key):  # as it will be used: in lower case a text may be longer
+        hint = "`agent:<agent>:<name>` or `<name>`, printable and without spaces"
+        raise InvalidInput("this is no session key of OpenClaw, or too long a one", hint=hint)
     return key
 
 
