@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from driver_suite import spec
 from hatchery_provisioner.adapters.process import remains
+from hatchery_provisioner.adapters.process.directory import InstanceDirectory
 from process_rig import MemoryLeases, ProcessRig
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can give users of their own")
@@ -62,3 +64,39 @@ async def test_they_go_with_the_storage(rig: ProcessRig) -> None:
     assert any(path.exists() for path in left)
     await rig.driver.delete_storage("ins_one")
     assert not any(path.exists() for path in left)
+
+
+def refusing(real: Callable[..., Any], refused: str) -> Callable[..., Any]:
+    """The call as the operating system makes it where even root is refused one name, as with a user's own mount."""
+
+    def call(path: object, *others: Any, **options: Any) -> Any:
+        if path == refused:
+            raise PermissionError(13, "Permission denied")
+        return real(path, *others, **options)
+
+    return call
+
+
+def test_a_strangers_mount_hinders_nobodys_removal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, open_to_all = put(tmp_path / "mine", UID), tmp_path / "open"
+    for path in (tmp_path / "mount", open_to_all / "mount"):
+        put(path, OTHER)
+    open_to_all.chmod(0o1777)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", refusing(os.stat, "mount"))
+        remains.remove_of(UID, [tmp_path])
+    assert not mine.exists()
+
+
+def test_what_cannot_be_removed_elsewhere_keeps_no_data_of_the_tenant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = put(Path("/tmp") / f"hatchery-kept-{UID}", UID)
+    directory = InstanceDirectory(tmp_path / "ins_1")
+    directory.create()
+    with monkeypatch.context() as patched, pytest.raises(PermissionError):
+        patched.setattr(os, "unlink", refusing(os.unlink, left.name))
+        directory.remove(UID)
+    assert not directory.root.exists()
+    directory.remove(UID)
+    assert not left.exists()

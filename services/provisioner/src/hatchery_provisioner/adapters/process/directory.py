@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 from hatchery_common.log import redact_text
 
-from hatchery_provisioner.adapters.process import remains
+from hatchery_provisioner.adapters.process import remains, removal
 from hatchery_provisioner.domain.errors import DriverTransient
 from hatchery_provisioner.domain.reasons import Reason
 
@@ -125,24 +125,51 @@ class InstanceDirectory:
         return f"the machine ended; its log's last line: {redact_text(tail[-1])}"[:500] if tail else "the machine ended"
 
     def remove(self, uid: int | None) -> None:
-        """Remove everything, locks first: their names follow from paths that must still be there."""
+        """Remove everything, locks first: their names follow from paths that must still be there.
+
+        What lies in places that all users share goes last: what a stranger put there keeps no tenant's data.
+        """
         for path in self._locks(uid):
-            path.unlink(missing_ok=True)
+            removal.remove(path)
+        removal.remove(self.root)
         if uid is not None and not _is_at_work(uid):  # another stack of this host may use the same user
-            _remove_tree(_LOCKS / f"openclaw-state-locks-{uid}")
-            _remove_tree(_LOCKS / f".openclaw-terminal-staging-{uid}")
-            _remove_tree(_LOCKS / f"openclaw-{uid}")
+            for name in (f"openclaw-state-locks-{uid}", f".openclaw-terminal-staging-{uid}", f"openclaw-{uid}"):
+                with contextlib.suppress(OSError):  # a stranger may have taken the name
+                    removal.remove(_LOCKS / name)
             remains.remove_of(uid)
-        _remove_tree(self.root)
 
     def _locks(self, uid: int | None) -> Iterator[Path]:
         """OpenClaw's lock files of this state directory, named by a hash of each database's real path."""
-        directory = _LOCKS / f"openclaw-state-locks-{os.getuid() if uid is None else uid}"
+        owner = os.getuid() if uid is None else uid
+        directory = _LOCKS / f"openclaw-state-locks-{owner}"
+        if not _is_owned(directory, owner):
+            return
         state = self.root.resolve() / "state"
-        databases = {state / "state" / "openclaw.sqlite", *state.rglob("*.sqlite")}  # each agent has one of its own
+        databases = {state / "state" / "openclaw.sqlite", *_databases(state)}  # each agent has one of its own
         for database in databases:
             name = hashlib.sha256(str(database).encode()).hexdigest()[:8]
             yield from directory.glob(f"*.{name}.lock.sqlite*")
+
+
+def _is_owned(directory: Path, uid: int) -> bool:
+    """Whether this is a directory of the user: one that a stranger made in its place holds no locks of ours."""
+    try:
+        found = directory.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == uid
+
+
+def _databases(below: Path) -> Iterator[Path]:
+    """The databases in a tree of any depth; where no path reaches, no program has opened one."""
+    waiting = [str(below)]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif entry.name.endswith(".sqlite"):
+                    yield Path(entry.path)
 
 
 def _tail(path: Path, lines: int) -> list[str]:
@@ -161,18 +188,3 @@ def _is_at_work(uid: int) -> bool:
         process.info["uids"] and process.info["uids"].real == uid and process.info["status"] != psutil.STATUS_ZOMBIE
         for process in psutil.process_iter(["uids", "status"])
     )
-
-
-def _remove_tree(path: Path) -> None:
-    """Remove a tree and follow no link; what vanishes meanwhile is gone, too."""
-    try:
-        if not stat.S_ISDIR(path.lstat().st_mode):
-            path.unlink(missing_ok=True)
-            return
-    except FileNotFoundError:
-        return
-    while path.exists():
-        try:
-            shutil.rmtree(path)
-        except FileNotFoundError:
-            continue
