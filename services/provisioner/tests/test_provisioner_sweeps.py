@@ -8,6 +8,7 @@ import pytest
 from hatchery_common.contracts.instances import InstanceStatus, ProvisionInstance, StopInstance
 from hatchery_common.errors import OwnershipLost
 from hatchery_common.owner import Ownership
+from hatchery_provisioner.domain.errors import DriverTransient
 from hatchery_provisioner.ports import MachineSpec
 from hatchery_provisioner.reconciler import Sweeper
 from prometheus_client import CollectorRegistry
@@ -26,6 +27,19 @@ async def test_a_sweep_that_breaks_is_made_again() -> None:
         assert not sweeps.done()
         sweeps.cancel()
         await asyncio.wait({sweeps})
+
+
+async def test_an_orphan_that_cannot_be_removed_holds_up_no_other() -> None:
+    async with World() as world:
+        for name in ("first", "second"):
+            await world.driver.ensure(MachineSpec(f"ins_{name}", TENANT, f"mch_{name}", 1, 1))
+        world.driver.before["delete"] = raising(DriverTransient("storage_busy", "not now"))
+        sweeper = Sweeper(world.tools(), CollectorRegistry())
+        for _ in range(2):
+            assert len(await sweeper.sweep(world.store.epoch)) == 2
+        assert len(world.driver.machines) == 1
+        await sweeper.sweep(world.store.epoch)
+        assert not world.driver.machines
 
 
 async def test_a_sweep_of_an_owner_whose_time_is_over_ends() -> None:

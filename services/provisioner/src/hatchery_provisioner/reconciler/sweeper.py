@@ -84,9 +84,13 @@ class Sweeper:
         return [one for one in alone if one.instance_id in gone]
 
     async def _repair(self, one: Owned) -> None:
-        driver = self._tools.driver
-        if one.machine_id is None:
-            await driver.delete_storage(one.instance_id)
+        driver, about = self._tools.driver, {"instance_id": one.instance_id, "machine_id": one.machine_id}
+        try:
+            if one.machine_id is None:
+                await driver.delete_storage(one.instance_id)
+            else:
+                await driver.delete(MachineRef(one.instance_id, one.machine_id))
+        except DriverError as error:  # the others need not wait for it
+            self._tools.log.warning("provisioner.orphan.stays", reason=str(error), **about)
         else:
-            await driver.delete(MachineRef(one.instance_id, one.machine_id))
-        self._tools.log.warning("provisioner.orphan.removed", instance_id=one.instance_id, machine_id=one.machine_id)
+            self._tools.log.warning("provisioner.orphan.removed", **about)
