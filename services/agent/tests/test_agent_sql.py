@@ -12,8 +12,9 @@ from alembic.runtime.migration import MigrationContext
 from hatchery_agent.adapters.sql import metadata, pending_texts, runs
 from hatchery_agent.adapters.sql_runs import SqlRuns
 from hatchery_agent.adapters.sql_threads import SqlLeases, SqlThreads
-from hatchery_agent.domain.errors import LeaseLost
+from hatchery_agent.domain.errors import LeaseLost, MessageExpired
 from hatchery_agent.domain.folding import RunPhase, RunState
+from hatchery_agent.handlers.ending import NEVER_POSTED
 from hatchery_agent.handlers.threads import create_thread
 from hatchery_agent.main import service
 from hatchery_agent.ports import Checkpoint, Held, Lease
@@ -233,6 +234,22 @@ async def test_the_fold_starts_before_every_run_whose_row_is_open(
     assert second.quiet == 0, "its end may be in the log already"
     await rows.settle(second, lease, RunState("run_2", phase=RunPhase.FAILED, end={"code": "x"}), quiet=12, cause=None)
     assert (await rows.load("ta", "run_2")).quiet == 12
+
+
+async def test_a_message_that_expired_is_not_taken_again(threads: SqlThreads, rows: SqlRuns, database: Database):
+    row, lease = await run_of(threads, rows, database)
+    thread = await threads.get("ta", row.thread_id)
+    answered = RunState("run_1", phase=RunPhase.FAILED, end={"code": "gave_up"})
+    await rows.settle(row, lease, answered, quiet=None, cause=None)
+    assert (await threads.submit(message(thread))).status == "known"
+    await threads.submit(message(thread, "run_2"))
+    never = RunState("run_2", phase=RunPhase.FAILED, end={"code": NEVER_POSTED.code})
+    await rows.settle(await rows.load("ta", "run_2"), lease, never, quiet=None, cause=None)
+    with pytest.raises(MessageExpired) as refused:
+        await threads.submit(message(thread, "run_2"))
+    assert (refused.value.code, refused.value.hint) == ("message_expired", "send it again as a new message")
+    with pytest.raises(Conflict, match="another message"):
+        await threads.submit(message(await created(threads, key="other"), "run_2"))
 
 
 async def test_orphans_and_stale_runs_are_found(threads: SqlThreads, rows: SqlRuns, database: Database):

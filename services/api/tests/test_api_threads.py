@@ -7,7 +7,7 @@ import json
 
 import pytest
 from hatchery_api.domain.threads import Resume, canonical_session_key, fold, resume
-from hatchery_common.bus.errors import BusUnavailable
+from hatchery_common.bus.errors import BusUnavailable, RemoteError
 from hatchery_common.contracts.instances import InstanceDeleted, InstanceStatus
 from hatchery_common.contracts.threads import PostMessage, ThreadEntry, ThreadEntryType
 
@@ -200,6 +200,29 @@ async def test_a_repeated_chat_reads_the_same_run(world, thread):
     first = await world.client.post("/api/openclaw/chat", headers=headers, json=body)
     again = await world.client.post("/api/openclaw/chat", headers=headers, json=body)
     assert frames(first.text) == frames(again.text)
+
+
+async def test_a_repeated_chat_reads_a_run_that_ended_before_it_was_posted(world, thread):
+    request = {"headers": {**ME, "Idempotency-Key": "c2"}, "json": {"message": "hi", "threadId": thread}}
+    world.calls.lost = BusUnavailable("the answer is lost")
+    assert (await world.client.post("/api/openclaw/chat", **request)).status_code == 503
+    world.calls.lost = None
+    told = frames((await world.client.post("/api/openclaw/chat", **request)).text)
+    kinds = ["accepted", "message.user", "text.delta", "message.assistant", "run.finished"]
+    assert [kind for _, kind, _ in told] == kinds
+
+
+@pytest.mark.parametrize("path", ["/api/threads/{}/messages", "/api/openclaw/chat"])
+async def test_a_repeat_of_a_message_that_expired_is_told_so(world, thread, path):
+    body = {"text": "hi"} if "{}" in path else {"message": "hi", "threadId": thread}
+    request = {"headers": {**ME, "Idempotency-Key": "c3"}, "json": body}
+    world.calls.lost = BusUnavailable("the answer is lost")
+    assert (await world.client.post(path.format(thread), **request)).status_code == 503
+    world.calls.lost = RemoteError("message_expired", "it was never posted", hint="use another key")
+    for _ in range(2):
+        answer = await world.client.post(path.format(thread), **request)
+        assert (answer.status_code, answer.json()["error_detail"]["code"]) == (409, "message_expired")
+    assert posts(world) == []
 
 
 def entry(kind, run="run_1", attempt=1, **data):

@@ -136,7 +136,10 @@ class Threads(Protocol):
     async def list(self, request: ListThreadsRequest) -> ListThreadsResponse: ...
 
     async def submit(self, request: SubmitMessageRequest) -> SubmitMessageResponse:
-        """Store the message and its run, once per run id; raises Conflict when the id names another message."""
+        """Store the message and its run, once per run id.
+
+        Raises Conflict when the id names another message, and MessageExpired when the run ended because nobody posted it.
+        """
         ...
 
 

@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from hatchery_agent.adapters.sql import OPEN, pending_texts, runs, threads
+from hatchery_agent.domain.errors import MessageExpired
 from hatchery_agent.ports import Held, Lease
 
 MAX_WAITING = 50  # messages of one thread that wait for their answer
@@ -103,6 +104,9 @@ class SqlThreads:
         named = (found.tenant, found.thread_id, found.message_id)
         if named != (request.tenant, request.thread_id, request.message_id):
             raise Conflict("this run id names another message", hint="use a new id for a new message")
+        if found.code == MessageExpired.code:
+            hint = "send it again as a new message"
+            raise MessageExpired("this message was stored before and not posted in time", hint=hint)
         return True
 
     async def _store(self, connection: AsyncConnection, request: SubmitMessageRequest) -> None:

@@ -1,6 +1,8 @@
 """Errors of the agent service.
 
 HatcheryError
+├── Conflict
+│   └── MessageExpired  the run ended unanswered, since nobody posted its message in time
 └── DependencyUnavailable
     ├── ThreadBusy      another worker holds the thread's lease: wait, uncounted
     └── LeaseLost       another worker has taken over: stop at once, the fold decides anew
@@ -8,7 +10,13 @@ HatcheryError
 
 from __future__ import annotations
 
-from hatchery_common.errors import DependencyUnavailable
+from hatchery_common.errors import Conflict, DependencyUnavailable
+
+
+class MessageExpired(Conflict):
+    """The run has ended, because its message was stored and not posted in time; it will not be answered."""
+
+    code = "message_expired"
 
 
 class ThreadBusy(DependencyUnavailable):

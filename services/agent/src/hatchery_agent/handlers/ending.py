@@ -9,6 +9,7 @@ from hatchery_common.clock import to_ms
 from hatchery_common.contracts.threads import ThreadEntry, ThreadEntryType
 
 from hatchery_agent.domain.decisions import Ending, Failed, Finished
+from hatchery_agent.domain.errors import MessageExpired
 from hatchery_agent.domain.folding import RunState
 from hatchery_agent.handlers.leasing import hold_thread
 from hatchery_agent.handlers.workbench import RunTools
@@ -18,7 +19,7 @@ from hatchery_agent.ports import Lease, RunRow
 MAX_ANSWER = 400_000  # bytes; one entry, with what JSON escapes, must fit into one message of the bus
 ABANDONED = Failed("abandoned", "This message was not answered, and nobody works on it any more. Please retry.")
 UNDELIVERABLE = Failed("undeliverable", "This message could not be worked on. Please send it again.")
-NEVER_POSTED = Failed("message_expired", "This message was stored but never posted. Please send it again.")
+NEVER_POSTED = Failed(MessageExpired.code, "This message was stored but never posted. Please send it again.")
 
 
 async def close_run(

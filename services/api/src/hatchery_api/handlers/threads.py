@@ -51,13 +51,14 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """Where the message went."""
+    """Where the message went; `fresh` when its ids were minted for this request, and nothing before it can have used them."""
 
     thread_id: str
     run_id: str
     message_id: str
     instance_id: str
     replayed: bool = False
+    fresh: bool = False
 
 
 async def instance_id_of(tenant: str, name: str, *, store: Store) -> str:
@@ -151,7 +152,8 @@ async def post_message(post: Post, *, calls: Calls, store: Store, clock: Clock) 
     """Accept a message: the agent holds its text before the command that makes it a run is committed.
 
     A key names the run before anything is submitted. Repeats, also those at the same time or after a crash between two steps, go
-    on under its ids: the agent takes a run once, and the command is committed once.
+    on under its ids: the agent takes a run once, and the command is committed once. Raises RemoteError `message_expired` when
+    the agent has ended the run because the command did not come.
     """
     begun = await _begun(post, store=store, now_ms=to_ms(clock.now()))
     if begun.replayed:
@@ -175,7 +177,7 @@ async def post_message(post: Post, *, calls: Calls, store: Store, clock: Clock) 
 
 async def _begun(post: Post, *, store: Store, now_ms: int) -> Posted:
     """The ids to submit under, without an instance yet; where the key's command is committed, what it stands for."""
-    fresh = Posted(post.thread_id, new_id("run"), new_id("msg"), "")
+    fresh = Posted(post.thread_id, new_id("run"), new_id("msg"), "", fresh=True)
     if post.key is None:
         return fresh
     async with store.begin() as work:

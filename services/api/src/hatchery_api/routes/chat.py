@@ -60,8 +60,7 @@ async def chat(
     post = Post(user.tenant, thread_id, body.message, key)
     posted = await handlers.post_message(post, calls=door.calls, store=door.store, clock=door.clock)
     headers = {"X-Hatchery-Thread-Id": posted.thread_id, "X-Hatchery-Run-Id": posted.run_id}
-    # A repeated request may find its run already in the log, so it reads from the start.
-    after = 0 if posted.replayed else before
+    after = before if posted.fresh else 0  # the run of an earlier request may be in the log already, up to its end
     entries = _frames(door, user.tenant, posted, after)
     return EventStream(entries, headers=headers, log=door.log, at_limit=_too_long(posted))
 

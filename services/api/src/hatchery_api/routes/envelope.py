@@ -31,6 +31,7 @@ STATUS: dict[str, int] = {
     "conflict": 409,
     "instance_deleting": 409,
     "thread_elsewhere": 409,
+    "message_expired": 409,
     "sequence_conflict": 409,
     "instance_not_running": 409,
     "thread_busy": 409,
