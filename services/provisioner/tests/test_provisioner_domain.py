@@ -148,6 +148,7 @@ def test_stop_before_provision_leaves_a_fence_that_the_provision_fills_in() -> N
     assert late.instance is not None
     assert (late.instance.name, late.instance.size) == ("mine", "large")
     assert late.instance.desired is DesiredState.STOPPED
+    assert (verdict.instance.fence, late.instance.fence) == (True, False)
     used = late.instance.evolve(storage=StorageStage.USED)
     assert accept(used, replace(told, size="huge"), driver="fake", now_ms=1).instance is None
     first = accept(None, wish(Verb.STOP, 1), driver="fake", now_ms=0)

@@ -49,6 +49,7 @@ def instance(**changes: object) -> Instance:
         route_state=RouteState.STARTING,
         reason="probe_failed",
         next_at_ms=5,
+        fence=True,
         **changes,
     )
     return settle(None, full, Limits(), 7)

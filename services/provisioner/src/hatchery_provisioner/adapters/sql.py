@@ -35,7 +35,7 @@ _PLAIN = (
     *("instance_id", "tenant", "name", "size", "driver", "stopped_by", "generation", "version", "since_ms"),
     *("deadline_ms", "reason", "message", "waiting_for", "renew", "restarting", "failed", "ready", "degraded"),
     *("ready_since_ms", "last_ready_at_ms", "gateway_version", "attempts", "not_before_ms", "route_version"),
-    *("next_at_ms", "created_at_ms", "updated_at_ms"),
+    *("next_at_ms", "created_at_ms", "updated_at_ms", "fence"),
 )
 
 

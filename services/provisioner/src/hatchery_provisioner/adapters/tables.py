@@ -18,7 +18,10 @@ class _Base(SQLModel, registry=registry()):
 
 
 class InstanceRow(_Base, table=True):
-    """One instance: desired and observed state. Deleted ones stay as tombstones that fence late wishes."""
+    """One instance: desired and observed state. Deleted ones stay as tombstones that fence late wishes.
+
+    With `fence` it is none yet: a stop came before the provision that it stops.
+    """
 
     __tablename__ = "instances"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (sa.Index("instances_pending", "next_at_ms", postgresql_where=sa.text("next_at_ms IS NOT NULL")),)
@@ -58,6 +61,7 @@ class InstanceRow(_Base, table=True):
     next_at_ms: int | None = Field(default=None, sa_type=_Big)
     created_at_ms: int = Field(sa_type=_Big)
     updated_at_ms: int = Field(sa_type=_Big)
+    fence: bool
 
 
 class MachineRow(_Base, table=True):

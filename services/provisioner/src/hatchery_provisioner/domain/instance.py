@@ -77,7 +77,10 @@ class Machine:
 
 @dataclass(frozen=True)
 class Instance:
-    """The aggregate; times are milliseconds since 1970 UTC, `next_at_ms` is null when nothing is left to do."""
+    """The aggregate; times are milliseconds since 1970 UTC, `next_at_ms` is null when nothing is left to do.
+
+    A `fence` is no instance yet: it only keeps the generation of a stop until a provision tells what there is to stop.
+    """
 
     instance_id: str
     tenant: str
@@ -114,6 +117,7 @@ class Instance:
     route_state: RouteState = RouteState.GONE
     route_version: int = 0
     next_at_ms: int | None = None
+    fence: bool = False
 
     def evolve(self, **changes: Any) -> Instance:
         """A copy with these fields changed."""

@@ -116,7 +116,9 @@ def public_state(instance: Instance) -> InstanceState:
 
 def is_told(before: Instance | None, after: Instance) -> bool:
     """Whether readers must hear of this change by an event."""
-    if before is None:
+    if after.fence:
+        return False
+    if before is None or before.fence:
         return True
 
     def told(one: Instance) -> tuple[object, ...]:

@@ -54,10 +54,12 @@ def accept(held: Instance | None, wish: Wish, *, driver: str, now_ms: int) -> Ve
         return _first(wish, driver, now_ms)
     if held.tenant != wish.tenant:
         return Verdict(None, (_unknown(operation),))
+    if held.fence:
+        return _at_fence(held, wish, driver, now_ms)
     if held.operation is not None and held.operation.id == operation.id:
         return Verdict(None)
     if operation.generation <= held.generation:
-        return Verdict(_filled_in(held, wish), (superseded(operation),))
+        return Verdict(None, (superseded(operation),))
     if held.desired is DesiredState.DELETED and operation.verb is not Verb.DELETE:
         message = "the instance is being deleted or is gone; provision a new one"
         return Verdict(None, (Ended(operation, "failed", Reason.DELETED, message),))
@@ -82,20 +84,21 @@ def _first(wish: Wish, driver: str, now_ms: int) -> Verdict:
         since_ms=now_ms,
     )
     if overtook:  # there is nothing to stop
-        stopped = _wanted(fresh, operation, now_ms).evolve(operation=None, next_at_ms=None)
+        stopped = _wanted(fresh, operation, now_ms).evolve(operation=None, next_at_ms=None, fence=True)
         return Verdict(stopped, (Ended(operation, "finished"),))
     if operation.verb is Verb.DELETE:
         fresh = fresh.evolve(storage=StorageStage.GONE)
     return _finish_if_gone(_wanted(fresh, operation, now_ms), ())
 
 
-def _filled_in(held: Instance, wish: Wish) -> Instance | None:
-    """What a provision that was overtaken still tells of its instance; None when that is nothing new."""
-    if wish.operation.verb is not Verb.PROVISION or held.desired is DesiredState.DELETED:
-        return None
-    made = held.machines or held.storage is not StorageStage.NONE
-    after = held.evolve(name=wish.name, size=held.size if made else wish.size)
-    return after if after != held else None
+def _at_fence(held: Instance, wish: Wish, driver: str, now_ms: int) -> Verdict:
+    """A newer wish finds no instance; the provision that was overtaken makes the fence an instance that is stopped."""
+    operation = wish.operation
+    if operation.generation > held.generation:
+        return _first(wish, driver, now_ms)
+    told = operation.verb is Verb.PROVISION
+    stopped = held.evolve(name=wish.name, size=wish.size, fence=False) if told else None
+    return Verdict(stopped, (superseded(operation),))
 
 
 def _unknown(operation: Operation) -> Ended:
@@ -142,7 +145,8 @@ def superseded(operation: Operation) -> Ended:
 
 def undelivered(held: Instance | None, wish: Wish) -> Ended:
     """The end of an operation whose wish could not be taken up."""
-    if held is not None and held.tenant == wish.tenant and held.generation >= wish.operation.generation:
+    unmade = held is None or (held.fence and wish.operation.verb is Verb.PROVISION)  # no newer wish made it instead
+    if not unmade and held.tenant == wish.tenant and held.generation >= wish.operation.generation:
         return superseded(wish.operation)
     message = explained(Reason.UNDELIVERABLE, "the wish could not be taken up")
     return Ended(wish.operation, "failed", Reason.UNDELIVERABLE, message)
