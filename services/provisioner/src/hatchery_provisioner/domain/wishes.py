@@ -143,10 +143,16 @@ def superseded(operation: Operation) -> Ended:
     return Ended(operation, "superseded", Reason.NEWER_WISH, "a newer wish replaced this one")
 
 
+def _is_replaced(held: Instance, wish: Wish) -> bool:
+    """Whether a newer wish came instead; none has made what a provision before a fence was to make."""
+    if held.fence and wish.operation.verb is Verb.PROVISION:
+        return False
+    return held.tenant == wish.tenant and held.generation >= wish.operation.generation
+
+
 def undelivered(held: Instance | None, wish: Wish) -> Ended:
     """The end of an operation whose wish could not be taken up."""
-    unmade = held is None or (held.fence and wish.operation.verb is Verb.PROVISION)  # no newer wish made it instead
-    if not unmade and held.tenant == wish.tenant and held.generation >= wish.operation.generation:
+    if held is not None and _is_replaced(held, wish):
         return superseded(wish.operation)
     message = explained(Reason.UNDELIVERABLE, "the wish could not be taken up")
     return Ended(wish.operation, "failed", Reason.UNDELIVERABLE, message)
