@@ -69,7 +69,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Owned:
-    """Something that carries our labels; `machine_id` is None for storage alone."""
+    """Something that carries our labels; `machine_id` is None for storage alone and where nobody can tell the machine."""
 
     instance_id: str
     machine_id: str | None

@@ -23,14 +23,7 @@ from hatchery_provisioner.adapters.process.sight import Sight, gateway
 from hatchery_provisioner.domain.errors import DriverCapacity, DriverError, DriverPermanent, DriverTransient
 from hatchery_provisioner.domain.observations import Observation, Phase
 from hatchery_provisioner.domain.reasons import Reason
-from hatchery_provisioner.ports import (
-    BootSecrets,
-    ExecResult,
-    MachineRef,
-    MachineSpec,
-    Owned,
-    Placement,
-)
+from hatchery_provisioner.ports import BootSecrets, ExecResult, MachineRef, MachineSpec, Owned, Placement
 
 _PORT_TRIES = 20
 
@@ -249,8 +242,7 @@ class ProcessDriver:
         """Remove the directory, the lock files elsewhere, and the lease."""
         directory = self._directory(instance_id)
         lease = await self._leases.find(instance_id)
-        await self._ending.unlabelled(directory)  # even where somebody has removed the directory by hand
-        await self._ending.stragglers(directory, lease)
+        await self._ending.whatever_runs(directory, lease)  # even where somebody has removed the directory by hand
         try:
             await asyncio.to_thread(directory.remove, lease.uid if lease else None)
         except OSError as error:
@@ -270,17 +262,29 @@ class ProcessDriver:
         return tuple(redact_text(line) for line in self._directory(machine.instance_id).log_tail(lines))
 
     async def list_owned(self) -> Sequence[Owned]:
-        """Every directory below ours, with the machine that its labels name, if any."""
+        """Every directory below ours, with the machine that its labels name, if any can be read."""
         try:
             return await self._sight.owned()
         except OSError as error:
             raise spawning.refused(error, "listing the machines' directory") from error
 
     async def stop_all(self, *, grace_s: float) -> None:
-        """Stop every machine at once, as when the whole stack goes down; desired state is not ours to touch."""
-        owned = [one for one in await self.list_owned() if one.machine_id is not None and one.running]
-        refs = [MachineRef(one.instance_id, one.machine_id) for one in owned if one.machine_id is not None]
-        await asyncio.gather(*(self.stop(ref, grace_s=grace_s) for ref in refs))
+        """Stop every machine at once, as when the whole stack goes down; desired state is not ours to touch.
+
+        One that cannot be stopped hinders none of the others; its error comes at the end.
+        """
+        running = [one for one in await self.list_owned() if one.running]
+        ends = await asyncio.gather(*(self._stop_owned(one, grace_s) for one in running), return_exceptions=True)
+        for error in ends:
+            if error is not None:
+                raise error
+
+    async def _stop_owned(self, one: Owned, grace_s: float) -> None:
+        if one.machine_id is not None:
+            await self.stop(MachineRef(one.instance_id, one.machine_id), grace_s=grace_s)
+            return
+        lease = await self._leases.find(one.instance_id)
+        await self._ending.whatever_runs(self._directory(one.instance_id), lease)  # nobody can read which machine it is
 
     def _directory(self, instance_id: str) -> InstanceDirectory:
         if "/" in instance_id or instance_id.startswith("."):

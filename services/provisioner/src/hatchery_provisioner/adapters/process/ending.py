@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -53,6 +54,11 @@ class Ending:
             identity.kill_group(pid)
         await identity.wait_gone(pid, ticks, _KILL_S)
 
+    async def whatever_runs(self, directory: InstanceDirectory, lease: Lease | None) -> None:
+        """Kill all that runs here, whatever the labels say."""
+        await self.unlabelled(directory)
+        await self.stragglers(directory, lease)
+
     async def unlabelled(self, directory: InstanceDirectory) -> None:
         """Kill controllers that no labels name any more: one would start its gateway again in a directory that is going."""
         pid = (await scanning.controllers(self.machines)).get(directory.root)
@@ -66,12 +72,17 @@ class Ending:
     async def stragglers(self, directory: InstanceDirectory, lease: Lease | None) -> None:
         """Kill what a controller that died hard left running under this root or its user, and see it gone."""
         found = await scanning.leftovers(directory.root, lease.uid if lease else None)
-        written = gateway(directory)
+        _kill(found)
+        written = gateway(directory)  # after the others: where this cannot be read, they are killed all the same
         if written is not None and written not in found:
+            _kill([written])
             found.append(written)
-        for pid, ticks in found:
-            if identity.is_same(pid, ticks):
-                identity.kill_group(pid)
         for pid, ticks in found:
             if ticks is not None and not await identity.wait_gone(pid, ticks, _KILL_S):
                 raise DriverTransient("still_running", "a process of the machine does not end")
+
+
+def _kill(found: Sequence[tuple[int, int | None]]) -> None:
+    for pid, ticks in found:
+        if identity.is_same(pid, ticks):
+            identity.kill_group(pid)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hatchery_provisioner.adapters.process import identity, scanning
-from hatchery_provisioner.adapters.process.directory import InstanceDirectory, Labels, LabelsBroken
+from hatchery_provisioner.adapters.process.directory import InstanceDirectory, Labels
+from hatchery_provisioner.domain.errors import DriverTransient
 from hatchery_provisioner.ports import Owned
 
 
@@ -28,23 +30,38 @@ class Sight:
         return await self.controller(directory, labels) is not None or gateway(directory) is not None
 
     async def owned(self) -> Sequence[Owned]:
-        """Every directory with the machine that its labels name; one whose labels are broken counts as data alone."""
+        """Every directory with the machine that its labels name; one that cannot be read hides none of the others.
+
+        It counts as data alone, and as running when a controller runs in it.
+        """
         if not self.machines.is_dir():
             return []
         living = await scanning.controllers(self.machines)
         found: list[Owned] = []
         for root in sorted(self.machines.iterdir()):
-            if not root.is_dir() or root.name.startswith("."):
+            if root.name.startswith(".") or not _may_be_directory(root):
                 continue
-            directory = InstanceDirectory(root)
-            try:
+            directory, labels = InstanceDirectory(root), None
+            with contextlib.suppress(DriverTransient):
                 labels = directory.labels()
-            except LabelsBroken:
-                labels = None
             machine_id, generation = (labels.machine_id, labels.generation) if labels else (None, 0)
-            runs = root in living or gateway(directory) is not None
-            found.append(Owned(root.name, machine_id, generation, runs))
+            found.append(Owned(root.name, machine_id, generation, root in living or _has_gateway(directory)))
         return found
+
+
+def _may_be_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return True
+
+
+def _has_gateway(directory: InstanceDirectory) -> bool:
+    """Whether a gateway is known to live here."""
+    try:
+        return gateway(directory) is not None
+    except (DriverTransient, OSError):
+        return False
 
 
 def gateway(directory: InstanceDirectory) -> tuple[int, int] | None:
