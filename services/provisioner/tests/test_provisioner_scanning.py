@@ -102,3 +102,19 @@ async def test_a_process_whose_name_is_no_text_is_a_process_like_others() -> Non
     finally:
         process.communicate(timeout=10)
     assert identity.started_ticks(process.pid) is None
+
+
+@pytest.mark.parametrize(("user", "told"), [(1000, True), (0, False)])
+def test_a_process_that_we_may_not_read_is_not_ours(user: int, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a host that mounts /proc with hidepid=1, where a process id of ours was given to another user's process."""
+
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    if told:
+        assert not identity.is_same(os.getpid(), 1)
+        return
+    with pytest.raises(PermissionError):  # to root it says that something is wrong
+        identity.is_same(os.getpid(), 1)

@@ -18,7 +18,7 @@ _POLL_S = 0.05
 
 
 def started_ticks(pid: int) -> int | None:
-    """The start time of a living process in ticks since the host's boot; None when it is gone or a zombie.
+    """The start time of a living process in ticks since the host's boot; None when it is gone, a zombie, or not ours.
 
     Raises OSError when that cannot be told.
     """
@@ -26,6 +26,10 @@ def started_ticks(pid: int) -> int | None:
         line = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return _portable_start(pid)
+    except PermissionError:  # /proc with hidepid: a process that we may not read has another user
+        if os.geteuid() == 0:
+            raise
+        return None
     fields = line.rpartition(b")")[2].split()  # bytes: a process may give itself a name in no encoding
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
