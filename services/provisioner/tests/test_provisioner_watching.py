@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 from hatchery_common.contracts.gateways import ProbeResponse, ProbeStage
 from hatchery_common.contracts.instances import (
@@ -16,6 +17,8 @@ from hatchery_common.contracts.instances import (
 from hatchery_common.contracts.operations import InstanceStepFinished
 from hatchery_common.contracts.routes import RouteState
 from hatchery_common.errors import DependencyUnavailable
+from hatchery_provisioner.reconciler.watching import Watching
+from hatchery_provisioner.reconciler.workbench import Workbench
 from provisioner_fakes import INSTANCE, World, limits
 
 READY, STOPPED = InstanceStatus.READY, InstanceStatus.STOPPED
@@ -33,6 +36,27 @@ async def test_a_controller_that_falls_silent_degrades_its_instance_and_an_answe
         world.controllers.silent = False
         await world.until_status(READY)
         assert world.row.reason is None
+
+
+async def test_a_silence_counts_for_the_boot_that_it_was_seen_of() -> None:
+    async with World(limits=limits(silent_s=30.0)) as world:
+        await world.wish(ProvisionInstance)
+        await world.until_settled(READY)
+        await world.die()
+        bench = Workbench(world.tools(), INSTANCE, world.store.epoch)
+        watching = Watching(bench)
+        world.controllers.silent = True
+
+        async def watched_for(seconds: float) -> InstanceStatus:
+            bench.wake.set()  # else it pauses
+            assert world.row.machine is not None
+            await watching.watch(world.row, world.row.machine)
+            world.clock.ahead += timedelta(seconds=seconds)
+            return world.row.status
+
+        await watched_for(60)
+        world.store.rows[INSTANCE] = world.row.with_machine(boot_id="boot_next")
+        assert [await watched_for(20) for _ in range(3)] == [READY, READY, DEGRADED]
 
 
 async def test_a_start_on_an_instance_whose_controller_stays_silent_ends() -> None:

@@ -17,11 +17,11 @@ _PROBE_S = 15.0
 
 
 class Watching:
-    """The watch of one lane; it remembers since when a controller has been silent."""
+    """The watch of one lane; it remembers since when the controller of which boot has been silent."""
 
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
-        self._silent_since_ms: int | None = None
+        self._silence: tuple[str | None, int] | None = None
 
     async def watch(self, instance: Instance, machine: Machine) -> None:
         """One round: take the controller's present state, then wait until it changes, a wish comes, or a reading is due."""
@@ -30,7 +30,7 @@ class Watching:
         if state is None:
             await self._silent(instance, machine)
             return
-        self._silent_since_ms = None
+        self._silence = None
         if state.phase == "ready" and instance.degraded:
             await self._recover(instance, machine)
             return
@@ -49,9 +49,9 @@ class Watching:
     async def _silent(self, instance: Instance, machine: Machine) -> None:
         """Nobody answers for a machine that runs: a moment of it is nothing, more of it is trouble."""
         bench, limit_s = self._bench, self._bench.limits.silent_s
-        if self._silent_since_ms is None:
-            self._silent_since_ms = bench.now_ms()
-        if bench.now_ms() - self._silent_since_ms >= limit_s * 1000:
+        if self._silence is None or self._silence[0] != machine.boot_id:
+            self._silence = (machine.boot_id, bench.now_ms())
+        if bench.now_ms() - self._silence[1] >= limit_s * 1000:
             message = f"the machine's controller has not answered for {limit_s:g} s"
             await bench.apply(
                 lambda held: _degraded(held, instance, machine, Reason.CONTROLLER_SILENT, message, bench.now_ms())
