@@ -218,6 +218,11 @@ def eventually(
     return found
 
 
+def run_for_a_charged_second() -> None:
+    """Nothing is charged for less than a second of running, and a fast machine is up and down within one."""
+    time.sleep(1.1)
+
+
 def is_alive(pid: int) -> bool:
     """Whether this process runs; one that has ended and waits to be collected does not."""
     try:
