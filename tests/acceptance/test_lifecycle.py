@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,7 +11,7 @@ from hatchery_cli.demo.leftovers import lock_files, lock_names
 from hatchery_common.contracts.instances import InstanceStatus
 from people import Person, new_user
 from visitor import ENDS, Visitor, data_of, refusal
-from whole_stack import WholeStack, eventually, is_alive, kill
+from whole_stack import WholeStack, eventually, is_alive, kill, run_for_a_charged_second
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -161,9 +160,7 @@ def test_a4_13_stop_keeps_data_and_destroy_removes_it(stack: WholeStack, newcome
 def test_a4_14_machine_seconds_are_metered_and_visible(newcomer: tuple[str, Visitor]) -> None:
     _, site = newcomer
     instance_id = site.wish("provision")["instance_id"]
-    time.sleep(
-        1.1
-    )  # it must run for a second: nothing is charged for less, and a fast machine is up and down within one
+    run_for_a_charged_second()
     site.wish("stop")
     summary = eventually(lambda: (found := site.get("/api/openclaw/billing/summary"))["machine_seconds"] > 0 and found)
     lines = [line for line in summary["lines"] if line["kind"] == "machine_time"]

@@ -10,7 +10,7 @@ import pytest
 from hatchery_common.ids import tenant_key
 from people import Person, new_user
 from visitor import Visitor
-from whole_stack import WholeStack, eventually
+from whole_stack import WholeStack, eventually, run_for_a_charged_second
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 _GRANT = 5_000_000
@@ -85,6 +85,7 @@ def test_a10_2_the_summary_explains_every_charge(newcomer: tuple[str, Visitor]) 
     _, site = newcomer
     instance_id = site.wish("provision")["instance_id"]
     site.say(site.thread()["thread_id"], "count my words")
+    run_for_a_charged_second()
     site.wish("stop")
     kinds = {"grant", "machine_time", "model_usage"}
     eventually(lambda: kinds <= {line["kind"] for line in summary_of(site)["lines"]})
