@@ -79,14 +79,14 @@ async def test_everything_survives_a_killed_server(server: NatsServer) -> None:
                 await bus.publish(OpenAccount(tenant=f"t{number % 5}"), id=str(number))
 
         publishing = asyncio.create_task(publish_all())
-        for _ in range(2):
+        for number in (1, 2):
             await until(lambda: len(seen.ids) > 10)
             server.kill()
             await asyncio.sleep(0.3)
             assert not publishing.done()
             assert bus.health() is not None
             server.start()
-            await until(lambda: bus.connected)
+            await until(lambda number=number: len(reconnects) == number)  # a kill before that would be the same outage
         await asyncio.wait_for(publishing, 20)
         await until(lambda: set(seen.ids) == {str(number) for number in range(150)})
         assert await bus.last_sequence("CMD") == 150  # retried, and stored once each
