@@ -13,9 +13,20 @@ import pytest
 from hatchery_common.database import Database
 from hatchery_common.testing.postgres import PostgresServer, fresh_database
 from hatchery_provisioner.main import service
+from process_rig import ProcessRig
 
 
 @pytest.fixture
 async def database(postgres: PostgresServer) -> AsyncGenerator[Database]:
     async with fresh_database(postgres, service) as databases:
         yield databases["provisioner"]
+
+
+@pytest.fixture
+async def rig() -> AsyncGenerator[ProcessRig]:
+    """A process driver with its machines; closed, with all that runs, at the end."""
+    rig = ProcessRig()
+    try:
+        yield rig
+    finally:
+        await rig.close()

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,15 +22,6 @@ from hatchery_provisioner.ports import ControllerState
 from process_rig import MemoryLeases, ProcessRig
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-
-
-@pytest.fixture
-async def rig() -> AsyncGenerator[ProcessRig]:
-    rig = ProcessRig()
-    try:
-        yield rig
-    finally:
-        await rig.close()
 
 
 class TestProcessDriver(DriverConformance):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,6 @@ from hatchery_provisioner.domain.observations import Phase
 from process_rig import ProcessRig
 
 LABELS = Labels("ins_one", "mch_one", 1, 1, "op_1")
-
-
-@pytest.fixture
-async def rig() -> AsyncGenerator[ProcessRig]:
-    rig = ProcessRig()
-    try:
-        yield rig
-    finally:
-        await rig.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
 
 import pytest
 from driver_suite import ref, spec, started
@@ -18,15 +17,6 @@ from process_rig import MemoryLeases, ProcessRig
 _LIMIT_S = 60  # for processes to start or end on a busy host; each wait ends as soon as it may
 
 pytestmark = pytest.mark.skipif(not POSSIBLE, reason="only root can be another user")
-
-
-@pytest.fixture
-async def rig() -> AsyncGenerator[ProcessRig]:
-    rig = ProcessRig()
-    try:
-        yield rig
-    finally:
-        await rig.close()
 
 
 async def lease_of(rig: ProcessRig) -> Lease:
